@@ -1,0 +1,69 @@
+"""The TensorBundle V2 format, in which TensorFlow keeps checkpoints, on bytes: no I/O, and no TensorFlow.
+
+A bundle is an index file and data files, the shards. The index is a `table` of `messages` whose keys
+(`ordered`) name tensors and slices of tensors; each says in which shard, where, and with which checksum the
+bytes lie.
+
+Promises: what is written here TensorFlow reads, and the reverse, bit for bit. Whatever is read may be
+hostile: it is refused with `CorruptError` or `UnsupportedError`, in time and memory linear in its size.
+"""
+
+from ckpt_remote.bundle.crc32c import crc32c, mask, unmask
+from ckpt_remote.bundle.dtypes import DTYPES, RESOURCE, STRING, VARIANT, DType, dtype_from_numpy, find_dtype
+from ckpt_remote.bundle.index import (
+    MAX_SHARDS,
+    Index,
+    decode_index,
+    encode_index,
+    index_name,
+    parse_shard_name,
+    shard_name,
+)
+from ckpt_remote.bundle.merge import merge
+from ckpt_remote.bundle.messages import Entry, Header
+from ckpt_remote.bundle.ordered import decode_slice_key, is_slice_key, slice_key, tensor_key, tensor_name
+from ckpt_remote.bundle.reader import BundleReader
+from ckpt_remote.bundle.slices import Extent, TensorSlice, parse_shape_and_slice
+from ckpt_remote.bundle.strings import decode_strings, encode_strings
+from ckpt_remote.bundle.verify import is_intact
+from ckpt_remote.bundle.wire import Buffer, byte_view
+from ckpt_remote.bundle.writer import BundleWriter, tensor_entry
+
+__all__ = [
+    "DTYPES",
+    "MAX_SHARDS",
+    "RESOURCE",
+    "STRING",
+    "VARIANT",
+    "Buffer",
+    "BundleReader",
+    "BundleWriter",
+    "DType",
+    "Entry",
+    "Extent",
+    "Header",
+    "Index",
+    "TensorSlice",
+    "byte_view",
+    "crc32c",
+    "decode_index",
+    "decode_slice_key",
+    "decode_strings",
+    "dtype_from_numpy",
+    "encode_index",
+    "encode_strings",
+    "find_dtype",
+    "index_name",
+    "is_intact",
+    "is_slice_key",
+    "mask",
+    "merge",
+    "parse_shape_and_slice",
+    "parse_shard_name",
+    "shard_name",
+    "slice_key",
+    "tensor_entry",
+    "tensor_key",
+    "tensor_name",
+    "unmask",
+]

@@ -1,0 +1,139 @@
+"""Save and restore a `tf.train.Checkpoint` on a store: between TensorFlow's own machinery and ours.
+
+    write(checkpoint, store, path, options)             restore(checkpoint, store, path, options)
+    ├── tap.capture      tensors, in memory             ├── reader.fetch     a checked local copy, in memory where
+    ├── plan_shards      what goes where                │                    there is room
+    └── upload           shards and side files          └── checkpoint.restore(local)   TensorFlow's own
+                                                            └── the copy goes when nothing can be restored from it
+                                                                any more
+
+`write` makes nothing visible: publishing the index that it returns is `commit`'s business.
+"""
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from ckpt_remote.bundle import Header, Index, encode_index
+from ckpt_remote.commit import publish, run
+from ckpt_remote.plan import Shard, plan_shards, shard_size
+from ckpt_remote.reader import OBJECT_GRAPH, fetch, open_checkpoint
+from ckpt_remote.staging import Folder, memory_directory
+from ckpt_remote.state import Retired
+from ckpt_remote.store import Retry, Store
+from ckpt_remote.tap import Snapshot, capture
+from ckpt_remote.upload import index_entries, upload_data
+
+__all__ = ["Written", "restore", "write"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """A checkpoint whose data is durable and whose index is not published yet.
+
+    Attributes:
+        index: The encoded index.
+        objects: What it consists of.
+        size: Bytes of data.
+    """
+
+    index: bytes
+    objects: Retired
+    size: int
+
+
+def write(
+    checkpoint: tf.train.Checkpoint,
+    store: Store,
+    path: str,
+    options: tf.train.CheckpointOptions | None,
+    retry: Retry,
+) -> Written:
+    """Uploads all data of a checkpoint.
+
+    Raises:
+        StoreError: The store kept failing; what was provably created has been deleted.
+    """
+    snapshot = capture(checkpoint, path.rpartition("/")[2], options)
+    shards = _plan(snapshot)
+    count, checksums = upload_data(store, path, shards, retry=retry)
+    for suffix, content in snapshot.files:
+        run(publish(f"{path}{suffix}", bytes(content), url=store.url, attempts=retry.attempts), store, retry)
+    files = tuple(suffix for suffix, _ in snapshot.files)
+    write_id = uuid.uuid4().hex
+    index = Index(Header(num_shards=count, write_id=write_id, files=files), index_entries(shards, checksums))
+    return Written(
+        index=encode_index(index),
+        objects=Retired(
+            path=path,
+            write_id=write_id,
+            used=len(shards),
+            of=count,
+            files=tuple(f"{path}{suffix}" for suffix in files),
+        ),
+        size=snapshot.size,
+    )
+
+
+def _plan(snapshot: Snapshot) -> tuple[Shard, ...]:
+    limit = shard_size(snapshot.size)
+    return tuple(
+        shard
+        for group in snapshot.groups
+        for shard in plan_shards(group, sum(tensor.size for tensor in group) if snapshot.whole_groups else limit)
+    )
+
+
+class _HeldOptions(tf.train.CheckpointOptions):
+    """Lives exactly as long as TensorFlow may still restore something from a local copy.
+
+    A restore keeps its options for as long as objects may yet appear whose values it has to fill in. Unlike its base,
+    this class can be weakly referenced, so the copy's life can be tied to it.
+    """
+
+    def __init__(self, options: tf.train.CheckpointOptions | None) -> None:
+        super().__init__()
+        if options is not None:
+            self.experimental_io_device = options.experimental_io_device
+            self.experimental_skip_slot_variables = options.experimental_skip_slot_variables
+
+
+def restore(
+    checkpoint: tf.train.Checkpoint, store: Store, path: str, options: tf.train.CheckpointOptions | None
+) -> Any:
+    """Restores a checkpoint with TensorFlow's own machinery from a checked local copy.
+
+    Nothing is assigned unless every tensor has passed its checksum.
+
+    Returns:
+        TensorFlow's load status.
+
+    Raises:
+        NotFoundError: There is no such checkpoint.
+        CorruptError: It is damaged.
+    """
+    stored = open_checkpoint(store, path)
+    folder = Folder(memory_directory(sum(stored.data.values())))
+    try:
+        held = _HeldOptions(options)
+        status = checkpoint.restore(str(fetch(stored, folder.path)), options=held)
+    except BaseException:
+        folder.remove()
+        raise
+    if OBJECT_GRAPH not in stored.index.entries:
+        folder.remove_with(checkpoint)  # name-based: the values are read when the status is asked to
+    elif tf.executing_eagerly() and _is_consumed(status):
+        folder.remove()
+    else:
+        folder.remove_with(held)
+    return status
+
+
+def _is_consumed(status: Any) -> bool:
+    try:
+        status.assert_consumed()
+    except AssertionError:
+        return False
+    return True

@@ -1,0 +1,68 @@
+"""Count saves and read step counters, eagerly and in sessions.
+
+Promises: `SaveCounter.rollback` undoes `advance`, so that a failed save leaves no trace; in graph mode no operation is
+added to the graph after the first use of each.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+__all__ = ["SaveCounter", "as_integer"]
+
+
+def as_integer(value: Any) -> int:
+    """The value of an integer, or of an integer variable or tensor, which in graph mode the default session reads."""
+    if isinstance(value, int):
+        return value
+    if tf.executing_eagerly():
+        return int(value.numpy() if hasattr(value, "numpy") else value)
+    return int(_session().run(value))
+
+
+class SaveCounter:
+    """The `save_counter` of a checkpoint, as `tf.train.CheckpointManager` advances it.
+
+    Args:
+        checkpoint: Whose counter; it is created at the first use, so that it can still be restored.
+    """
+
+    def __init__(self, checkpoint: tf.train.Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._operations: tuple[Any, Any] | None = None
+
+    def advance(self) -> int:
+        """Adds one and returns the new value."""
+        if tf.executing_eagerly():
+            return int(self._checkpoint.save_counter.assign_add(1).numpy())
+        add, _ = self._graph_operations()
+        return int(_session().run(add))
+
+    def rollback(self) -> None:
+        """Takes one off again."""
+        if tf.executing_eagerly():
+            self._checkpoint.save_counter.assign_sub(1)
+        else:
+            _, subtract = self._graph_operations()
+            _session().run(subtract)
+
+    def _graph_operations(self) -> tuple[Any, Any]:
+        if self._operations is None:
+            with tf.variable_creator_scope(_initialized):
+                counter = self._checkpoint.save_counter
+            self._operations = counter.assign_add(1, read_value=True), counter.assign_sub(1, read_value=True)
+        return self._operations
+
+
+def _initialized(next_creator: Any, **kwargs: Any) -> Any:
+    """A counter that comes to be after the user ran the initializers needs its own run."""
+    variable = next_creator(**kwargs)
+    _session().run(variable.initializer)
+    return variable
+
+
+def _session() -> Any:
+    session = tf.compat.v1.get_default_session()
+    if session is None:
+        raise RuntimeError("In graph mode a default session is needed: use `with tf.compat.v1.Session():`.")
+    return session

@@ -1,0 +1,190 @@
+"""Read checkpoints: what is in one, and all of it into a local folder, in parallel.
+
+    open_checkpoint(store, path)      <path>.index, read whole and checked
+    fetch(stored, folder)
+    └── each data object in ranges, many at a time, written at their place in a local file
+        └── then the checksum of every tensor, from that file, before TensorFlow sees it
+
+Promises: what `fetch` leaves in the folder is a complete checkpoint whose every tensor has passed its checksum, or it
+raises; memory is bounded by the ranges in flight. It needs no TensorFlow.
+"""
+
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckpt_remote.bundle import (
+    Entry,
+    Index,
+    byte_view,
+    decode_index,
+    decode_slice_key,
+    index_name,
+    is_intact,
+    is_slice_key,
+    shard_name,
+    tensor_name,
+)
+from ckpt_remote.errors import CorruptError, NotFoundError
+from ckpt_remote.store import Store
+
+__all__ = ["OBJECT_GRAPH", "Stored", "fetch", "open_checkpoint"]
+
+OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"
+"""The key of the object graph (trackable/base.py); a checkpoint without one is name-based, from TensorFlow 1."""
+
+_RANGE = 8 * 2**20
+_STREAMS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stored:
+    """A checkpoint on a store, as its index describes it.
+
+    Attributes:
+        store: The directory that it is in.
+        path: Its prefix in there.
+        index: What is in it.
+        encoded: The index as it was read.
+    """
+
+    store: Store
+    path: str
+    index: Index
+    encoded: bytes
+
+    @property
+    def url(self) -> str:
+        """The prefix, for messages."""
+        return self.store.url_of(self.path)
+
+    @property
+    def data(self) -> dict[str, int]:
+        """The key of each data object that holds something, and how many bytes of it are used."""
+        sizes: dict[int, int] = {}
+        for entry in self.index.entries.values():
+            if not entry.slices:
+                sizes[entry.shard] = max(sizes.get(entry.shard, 0), entry.offset + entry.size)
+        count = self.index.header.num_shards
+        return {shard_name(self.path, shard, count): sizes[shard] for shard in sorted(sizes)}
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The keys of the side files of registered savers."""
+        return tuple(f"{self.path}{suffix}" for suffix in self.index.header.files)
+
+
+def open_checkpoint(store: Store, path: str) -> Stored:
+    """Reads the index of a checkpoint.
+
+    Raises:
+        NotFoundError: There is no such checkpoint.
+        CorruptError: The index is damaged.
+    """
+    key = index_name(path)
+    try:
+        encoded = store.read(key).data
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"there is no checkpoint {store.url_of(path)}: it has no index, {store.url_of(key)}. Check the path",
+            path=store.url_of(path),
+        ) from error
+    return Stored(store=store, path=path, index=decode_index(encoded, path=store.url_of(key)), encoded=encoded)
+
+
+def fetch(stored: Stored, folder: Path) -> Path:
+    """Copies a checkpoint into an empty local folder, checked.
+
+    Returns:
+        The local prefix.
+
+    Raises:
+        CorruptError: A data object is missing or short, or a tensor fails its checksum; the message names it.
+    """
+    prefix = folder / stored.path.rpartition("/")[2]
+    prefix.with_name(index_name(prefix.name)).write_bytes(stored.encoded)
+    with ThreadPoolExecutor(_STREAMS, thread_name_prefix="ckpt_remote-fetch") as pool:
+        tasks = []
+        for key, size in stored.data.items():
+            local = folder / key.rpartition("/")[2]
+            with local.open("wb") as file:
+                file.truncate(size)
+            tasks += [
+                pool.submit(_fetch_range, stored.store, key, start, min(_RANGE, size - start), local)
+                for start in range(0, size, _RANGE)
+            ]
+        tasks += [
+            pool.submit(_fetch_file, stored.store, key, Path(f"{prefix}{key.removeprefix(stored.path)}"))
+            for key in stored.files
+        ]
+        _all(tasks)
+        _all([pool.submit(_verify_shard, *shard) for shard in _shards(stored, folder)])
+    return prefix
+
+
+def _all(tasks: Sequence[Future[None]]) -> None:
+    """Waits for every task, or for the first failure, which it raises after calling off the rest."""
+    try:
+        for task in wait(tasks, return_when=FIRST_EXCEPTION).done:
+            task.result()
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        raise
+
+
+def _fetch_range(store: Store, key: str, start: int, size: int, local: Path) -> None:
+    try:
+        data = store.read_range(key, start, size)
+    except NotFoundError as error:
+        raise CorruptError(
+            f"{store.url_of(key)} is missing, so the checkpoint is damaged; restore an older one",
+            path=store.url_of(key),
+        ) from error
+    file = os.open(local, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        view = byte_view(data)
+        while view:
+            written = os.pwrite(file, view, start)
+            view, start = view[written:], start + written
+    finally:
+        os.close(file)
+
+
+def _fetch_file(store: Store, key: str, local: Path) -> None:
+    local.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        local.write_bytes(store.read(key).data)
+    except NotFoundError as error:
+        raise CorruptError(
+            f"{store.url_of(key)} is missing, so the checkpoint is damaged; restore an older one",
+            path=store.url_of(key),
+        ) from error
+
+
+def _shards(stored: Stored, folder: Path) -> Iterator[tuple[Path, list[tuple[bytes, Entry]], str]]:
+    """Each data object's local copy, the entries in it, and its URL."""
+    shards: dict[int, list[tuple[bytes, Entry]]] = {}
+    for key, entry in stored.index.entries.items():
+        if not entry.slices:
+            shards.setdefault(entry.shard, []).append((key, entry))
+    for shard, entries in shards.items():
+        name = shard_name(stored.path, shard, stored.index.header.num_shards)
+        yield folder / name.rpartition("/")[2], entries, stored.store.url_of(name)
+
+
+def _verify_shard(local: Path, entries: Sequence[tuple[bytes, Entry]], url: str) -> None:
+    with local.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if size else memoryview(b"")
+    for key, entry in entries:
+        if not is_intact(entry, content[entry.offset : entry.offset + entry.size]):
+            name = decode_slice_key(key)[0] if is_slice_key(key) else tensor_name(key)
+            raise CorruptError(
+                f"{url} is damaged: {name!r}, its {entry.size} bytes from {entry.offset} on, fail their checksum; "
+                "nothing was restored. Restore an older checkpoint",
+                path=url,
+            )

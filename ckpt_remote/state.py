@@ -1,0 +1,275 @@
+r"""The `checkpoint` file: parse it, check it, print it.
+
+The file is TensorFlow's `CheckpointState` in protobuf's text format (checkpoint_state.proto; written by
+`tf.train.update_checkpoint_state`). What this library adds rides in one comment line at its top, which TensorFlow's
+parser skips, so that everything changes in one write::
+
+    # ckpt_remote 8f1c02aa {"v":1,"write_id":"…","lineage":[…],"preserved":[…],"retired":[…]}
+    model_checkpoint_path: "ckpt-3"
+    all_model_checkpoint_paths: "ckpt-2"
+    all_model_checkpoint_paths: "ckpt-3"
+    all_model_checkpoint_timestamps: 1762345600.5
+    all_model_checkpoint_timestamps: 1762345700.25
+    last_preserved_timestamp: 1762345500.0
+
+The number is the crc32c of all that follows it. A file without the comment is a stock manager's, and is accepted.
+
+Promises: what TensorFlow prints is parsed to the same values, and what we print TensorFlow parses to the same values,
+field for field and line for line; every path is inside the directory; anything unreadable, damaged or pointing
+elsewhere is `CorruptError`, never "no checkpoints yet". It does no I/O and decides nothing.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ckpt_remote.bundle import crc32c, index_name, shard_name
+from ckpt_remote.errors import CorruptError, UnsupportedError
+from ckpt_remote.textproto import parse_fields, quote
+
+__all__ = ["Entry", "Record", "Retired", "State", "decode_state", "encode_state"]
+
+_MARK = "# ckpt_remote "
+_FORMAT = 1
+_LINEAGE = 32  # as many writers may build on a write before its author has read back that it landed
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A managed checkpoint.
+
+    Attributes:
+        path: The prefix, relative to the directory, as in "ckpt-7".
+        timestamp: When it was saved, in seconds since the epoch.
+    """
+
+    path: str
+    timestamp: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retired:
+    """An intention to delete: exactly these objects, and no others.
+
+    Attributes:
+        path: The prefix of the checkpoint.
+        write_id: That of its index, so that an index written since is left alone; empty for a stock checkpoint.
+        used: How many data objects it has.
+        of: The count in their names.
+        files: Side files of registered savers.
+    """
+
+    path: str
+    write_id: str
+    used: int
+    of: int
+    files: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """The keys of everything but the index."""
+        return (*(shard_name(self.path, shard, self.of) for shard in range(self.used)), *self.files)
+
+    @property
+    def index(self) -> str:
+        """The key of the index."""
+        return index_name(self.path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What this library adds to the file.
+
+    Attributes:
+        write_id: Names this very write, so that its author can recognise it after a lost response.
+        lineage: The write ids before it, newest first.
+        preserved: Checkpoints that left the list and are kept for good, oldest first.
+        retired: Checkpoints that left the list and are still to be deleted.
+    """
+
+    write_id: str
+    lineage: tuple[str, ...] = ()
+    preserved: tuple[str, ...] = ()
+    retired: tuple[Retired, ...] = ()
+
+    def followed_by(self) -> tuple[str, ...]:
+        """The lineage of the write that builds on this one."""
+        return (self.write_id, *self.lineage)[:_LINEAGE]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """One version of the `checkpoint` file.
+
+    Attributes:
+        latest: The newest checkpoint; None when a manager has claimed the directory and saved nothing yet.
+        entries: The managed checkpoints, oldest first.
+        last_preserved_timestamp: Seconds since the epoch.
+        record: What this library added; None in a stock manager's file.
+    """
+
+    latest: str | None
+    entries: tuple[Entry, ...] = ()
+    last_preserved_timestamp: float = 0.0
+    record: Record | None = field(default=None)
+
+
+def encode_state(state: State) -> bytes:
+    """Prints a state as TensorFlow would, below our comment line if it has a record."""
+    lines = []
+    if state.latest is not None:
+        lines.append(f"model_checkpoint_path: {quote(state.latest)}")
+    lines += [f"all_model_checkpoint_paths: {quote(entry.path)}" for entry in state.entries]
+    lines += [f"all_model_checkpoint_timestamps: {entry.timestamp!r}" for entry in state.entries]
+    if state.last_preserved_timestamp:  # proto3 leaves out what is zero
+        lines.append(f"last_preserved_timestamp: {state.last_preserved_timestamp!r}")
+    text = "".join(f"{line}\n" for line in lines)
+    if state.record is None:
+        return text.encode()
+    rest = f"{_encode_record(state.record)}\n{text}".encode()
+    return f"{_MARK}{crc32c(rest):08x} ".encode() + rest
+
+
+def decode_state(data: bytes, *, path: str, directories: Sequence[str]) -> State:
+    """Parses and checks a `checkpoint` file.
+
+    Args:
+        data: The whole file.
+        path: Its URL, for messages.
+        directories: The ways to write the directory it is in; absolute paths below one of them become relative.
+
+    Returns:
+        The state, with every path relative and inside the directory.
+
+    Raises:
+        CorruptError: It cannot be read, fails its checksum, or names something outside the directory.
+        UnsupportedError: A newer version of this library wrote it.
+    """
+    try:
+        text = data.decode()
+        record, body = _decode_record(text, path)
+        return _decode_body(body, record, directories)
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, CorruptError):
+            raise
+        message = (
+            f"cannot read the checkpoint state {path}: {error}; nothing was changed or deleted. Restore the file from "
+            "a version or copy, or write one that names the checkpoint you want, as TensorFlow does"
+        )
+        raise CorruptError(message, path=path) from error
+
+
+def _encode_record(record: Record) -> str:
+    value = {
+        "v": _FORMAT,
+        "write_id": record.write_id,
+        "lineage": record.lineage,
+        "preserved": record.preserved,
+        "retired": [[r.path, r.write_id, r.used, r.of, *r.files] for r in record.retired],
+    }
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _decode_record(text: str, path: str) -> tuple[Record | None, str]:
+    if not text.startswith(_MARK):
+        return None, text
+    line, _, body = text.removeprefix(_MARK).partition("\n")
+    checksum, _, record = line.partition(" ")
+    rest = f"{record}\n{body}".encode()
+    if f"{crc32c(rest):08x}" != checksum:
+        raise CorruptError(
+            f"the checkpoint state {path} fails its checksum: it was damaged, or edited by hand; nothing was changed "
+            "or deleted. If what it says is right, delete its first line",
+            path=path,
+        )
+    value: dict[str, Any] = json.loads(record)
+    if value["v"] != _FORMAT:
+        raise UnsupportedError(
+            f"the checkpoint state {path} has format {value['v']}, and this version of ckpt_remote knows {_FORMAT}: "
+            "update ckpt_remote",
+            path=path,
+        )
+    retired = tuple(
+        Retired(
+            path=_inside(r[0], ()),
+            write_id=r[1],
+            used=int(r[2]),
+            of=int(r[3]),
+            files=tuple(_inside(f, ()) for f in r[4:]),
+        )
+        for r in value["retired"]
+    )
+    return (
+        Record(
+            write_id=value["write_id"],
+            lineage=tuple(value["lineage"]),
+            preserved=tuple(_inside(p, ()) for p in value["preserved"]),
+            retired=retired,
+        ),
+        body,
+    )
+
+
+def _decode_body(body: str, record: Record | None, directories: Sequence[str]) -> State:
+    fields = _Fields()
+    for name, value in parse_fields(body):
+        fields.add(name, value)
+    latest = _inside(fields.latest, directories) if fields.latest else None
+    if latest is None and record is None:
+        raise ValueError("it names no checkpoint")
+    paths = [_inside(path, directories) for path in fields.paths]
+    # As TensorFlow's manager does with a file that has no timestamps.
+    timestamps = fields.timestamps or [fields.last_preserved] * len(paths)
+    if len(timestamps) != len(paths):
+        raise ValueError(f"it lists {len(paths)} checkpoints and {len(timestamps)} timestamps")
+    return State(
+        latest=latest,
+        entries=tuple(Entry(p, t) for p, t in zip(paths, timestamps, strict=True)),
+        last_preserved_timestamp=fields.last_preserved,
+        record=record,
+    )
+
+
+@dataclass(slots=True)
+class _Fields:
+    """The fields of CheckpointState (checkpoint_state.proto)."""
+
+    latest: str = ""
+    paths: list[str] = field(default_factory=list)
+    timestamps: list[float] = field(default_factory=list)
+    last_preserved: float = 0.0
+    seen: set[str] = field(default_factory=set)
+
+    def add(self, name: str, value: str | float) -> None:
+        match name, value:
+            case "model_checkpoint_path", str():
+                self._once(name)
+                self.latest = value
+            case "all_model_checkpoint_paths", str():
+                self.paths.append(value)
+            case "all_model_checkpoint_timestamps", float():
+                self.timestamps.append(value)
+            case "last_preserved_timestamp", float():
+                self._once(name)
+                self.last_preserved = value
+            case _:
+                raise ValueError(f"CheckpointState has no field {name!r} with such a value")
+
+    def _once(self, name: str) -> None:
+        if name in self.seen:
+            raise ValueError(f"{name} is given twice")
+        self.seen.add(name)
+
+
+def _inside(path: str, directories: Sequence[str]) -> str:
+    """The path relative to its directory; refuses what is, or leads, outside it."""
+    for directory in directories:
+        if path.startswith(f"{directory.rstrip('/')}/"):
+            path = path[len(directory.rstrip("/")) + 1 :]
+            break
+    if path.startswith("/") or "://" in path:
+        raise ValueError(f"it names {path!r}, which is outside its directory")
+    if any(segment in ("", ".", "..") for segment in path.split("/")) or not path.isprintable():
+        raise ValueError(f"it names {path!r}, which is no path inside its directory")
+    return path

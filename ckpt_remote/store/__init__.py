@@ -1,0 +1,25 @@
+"""An object store over fsspec URLs: ranged reads, put, put-if, list, delete.
+
+`open_store` picks the engine: obstore for S3, fsspec for the rest and for any filesystem that a user hands
+in. All of them are `Store`s and pass one conformance suite. See `interface` for what is promised.
+"""
+
+from ckpt_remote.store.interface import Buffer, Object, ObjectInfo, PutMode, Store, Version, join
+from ckpt_remote.store.resolve import open_store
+from ckpt_remote.store.retry import Policy, Retry, Retrying
+from ckpt_remote.store.urls import split_url
+
+__all__ = [
+    "Buffer",
+    "Object",
+    "ObjectInfo",
+    "Policy",
+    "PutMode",
+    "Retry",
+    "Retrying",
+    "Store",
+    "Version",
+    "join",
+    "open_store",
+    "split_url",
+]

@@ -1,0 +1,102 @@
+"""What a store's refusal means to the caller: HTTP statuses as the library's errors.
+
+Promises: one wording and one class for each cause, whichever client reported it; the object, the operation,
+the cause and the next step are named; decided by status and exception class, never by text. It holds no
+credential, only the name of the place they came from.
+"""
+
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from ckpt_remote import errors
+
+__all__ = ["Request", "conflict", "corrupt", "from_status", "not_found", "refused", "unreachable"]
+
+_TRANSIENT = frozenset(
+    {
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.CONFLICT,
+        HTTPStatus.TOO_EARLY,
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        HTTPStatus.BAD_GATEWAY,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        HTTPStatus.GATEWAY_TIMEOUT,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked of the store, for messages.
+
+    Args:
+        verb: The operation, as in "cannot `verb` the object".
+        url: The object or directory.
+        credentials: Where the credentials came from; empty where none are used.
+    """
+
+    verb: str
+    url: str
+    credentials: str = ""
+
+
+def not_found(request: Request, what: str = "there is no such object") -> errors.NotFoundError:
+    """Nothing is there."""
+    return errors.NotFoundError(f"Cannot {request.verb} {request.url}: {what}. Check the URL.", path=request.url)
+
+
+def conflict(request: Request) -> errors.ConflictError:
+    """The store's precondition failed."""
+    return errors.ConflictError(
+        f"Cannot {request.verb} {request.url}: it is not in the state that the write required, so another "
+        f"writer was first. Read it again before you decide.",
+        path=request.url,
+    )
+
+
+def corrupt(request: Request, start: int, length: int, size: int) -> errors.CorruptError:
+    """The object is shorter than it should be."""
+    return errors.CorruptError(
+        f"Cannot {request.verb} {request.url}: it ends after {size} bytes, before byte {start + length} "
+        f"(range of {length} from {start}). It was truncated or belongs to another save: fall back to an "
+        f"older checkpoint.",
+        path=request.url,
+    )
+
+
+def refused(request: Request, cause: str) -> errors.StoreError:
+    """Credentials or permissions do not suffice; asking again will not help."""
+    used = f" Credentials used: {request.credentials}." if request.credentials else ""
+    return errors.StoreError(
+        f"Cannot {request.verb} {request.url}: access was refused ({cause}).{used} "
+        f"Check that they are valid here, not expired, and allowed to do this.",
+        path=request.url,
+    )
+
+
+def unreachable(request: Request, cause: str) -> errors.StoreError:
+    """No answer, a broken one, or "later": the same request may pass if it is sent again."""
+    return errors.StoreError(
+        f"Cannot {request.verb} {request.url}: {cause}. Check the endpoint and the network if this persists.",
+        path=request.url,
+        transient=True,
+    )
+
+
+def from_status(request: Request, status: int, code: str = "") -> errors.CheckpointError:
+    """The error for an HTTP status; `code` is the service's own word for it, for the message."""
+    answer = f"HTTP {status} {code}".strip()
+    if status == HTTPStatus.NOT_FOUND:
+        return not_found(request)
+    if status == HTTPStatus.PRECONDITION_FAILED:
+        return conflict(request)
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return refused(request, answer)
+    if status in _TRANSIENT:
+        return unreachable(request, f"the store answered {answer}")
+    return errors.StoreError(
+        f"Cannot {request.verb} {request.url}: the store answered {answer}. Check the region, the endpoint "
+        f"and the storage_options.",
+        path=request.url,
+    )

@@ -1,0 +1,242 @@
+"""A directory of a local disk as a store.
+
+Promises: an object appears whole or not at all, and is on disk (file and directory synced) when a put
+returns. Conditional puts are truly atomic between threads and processes: creation is a hard link, which the
+kernel refuses where the name is taken, and every replacement or removal is made under a lock on the
+directory. Plain users of the same path see plain files. It does not defend against programs that rewrite an
+object in place, and a file system without hard links or locks is refused for conditional puts.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ckpt_remote import errors
+from ckpt_remote.store import faults, interface
+
+__all__ = ["LocalStore"]
+
+# Our unfinished files: the dot keeps them out of shells' globs, and listings leave them out.
+_UNFINISHED = ".ckpt_remote-"
+_NOTHING_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_CANNOT = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF, errno.EMLINK})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class LocalStore(interface.Store):
+    """The directory `root`; it and its parents are made by the first put."""
+
+    def __init__(self, root: str, url: str, engine: str) -> None:
+        self._root = Path(root)
+        self.url = url
+        self.engine = engine
+
+    def read(self, key: str) -> interface.Object:
+        """As `Store.read`."""
+        request = faults.Request("read", self.url_of(key))
+        with _translated(request), self._path(key).open("rb") as file:
+            # Replacement makes a new inode, so the open file is one moment of the object.
+            status = _regular(os.fstat(file.fileno()))
+            return interface.Object(file.read(), _version(status))
+
+    def read_range(self, key: str, start: int, length: int) -> interface.Buffer:
+        """As `Store.read_range`."""
+        interface.check_range(start, length)
+        request = faults.Request("read", self.url_of(key))
+        with _translated(request), self._path(key).open("rb", buffering=0) as file:
+            size = _regular(os.fstat(file.fileno())).st_size
+            if size < start + length:
+                raise faults.corrupt(request, start, length, size)
+            data = bytearray(length)
+            _fill(file.fileno(), memoryview(data), start)
+            return data
+
+    def size(self, key: str) -> int:
+        """As `Store.size`."""
+        with _translated(faults.Request("look up", self.url_of(key))):
+            return _regular(self._path(key).stat()).st_size
+
+    def put(self, key: str, buffers: Sequence[interface.Buffer], mode: interface.PutMode) -> interface.Version:
+        """As `Store.put`."""
+        request = faults.Request("write", self.url_of(key))
+        target = self._path(key)
+        with _translated(request):
+            _make_directory(target.parent)
+            with _unfinished(target.parent, buffers) as (temporary, version):
+                if mode == "create":
+                    with _refusing(request, "hard links"):
+                        os.link(temporary, target)
+                else:
+                    with _locked(request, target.parent, needed=mode != "overwrite"):
+                        if isinstance(mode, interface.Version) and _current(target) != mode:
+                            raise faults.conflict(request)
+                        temporary.replace(target)
+            _sync(target.parent)
+        return version
+
+    def list(self, prefix: str = "") -> Iterator[interface.ObjectInfo]:
+        """As `Store.list`."""
+        folder = prefix.rpartition("/")[0]
+        with _translated(faults.Request("list", self.url)):
+            for path in _files(self._root / folder):
+                key = path.relative_to(self._root).as_posix()
+                if key.startswith(prefix):
+                    with contextlib.suppress(FileNotFoundError):  # removed since the directory was read
+                        yield interface.ObjectInfo(key, path.stat().st_size)
+
+    def delete(self, keys: Sequence[str]) -> dict[str, errors.CheckpointError]:
+        """As `Store.delete`. Directories stay."""
+        outcomes = {key: self._delete(key, path) for key, path in [(key, self._path(key)) for key in keys]}
+        return {key: failure for key, failure in outcomes.items() if failure is not None}
+
+    def require_container(self) -> None:
+        """Nothing: a directory is made when it is first written to."""
+
+    def _delete(self, key: str, path: Path) -> errors.CheckpointError | None:
+        request = faults.Request("delete", self.url_of(key))
+        try:
+            with _translated(request), _locked(request, path.parent, needed=False):
+                path.unlink()
+                _sync(path.parent)
+        except errors.NotFoundError:
+            return None
+        except errors.CheckpointError as error:
+            return error
+        return None
+
+    def _path(self, key: str) -> Path:
+        return self._root / interface.check_key(key)
+
+
+def _version(status: os.stat_result) -> interface.Version:
+    return interface.Version(f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}")
+
+
+def _regular(status: os.stat_result) -> os.stat_result:
+    if not stat.S_ISREG(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    return status
+
+
+def _current(path: Path) -> interface.Version | None:
+    try:
+        return _version(_regular(path.stat()))
+    except _NOTHING_THERE:
+        return None
+
+
+def _fill(descriptor: int, rest: memoryview, offset: int) -> None:
+    while rest:
+        count = os.preadv(descriptor, [rest], offset)
+        if not count:
+            raise OSError(errno.EIO, "the file shrank while it was read")
+        rest, offset = rest[count:], offset + count
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for directory, _, names in os.walk(folder, onerror=_raise_unless_missing):
+        for name in names:
+            if not name.startswith(_UNFINISHED):
+                yield Path(directory, name)
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, _NOTHING_THERE):
+        raise error
+
+
+@contextlib.contextmanager
+def _unfinished(folder: Path, buffers: Sequence[interface.Buffer]) -> Iterator[tuple[Path, interface.Version]]:
+    """A complete, synced file under a name of our own, gone after the block unless it was renamed."""
+    path = folder / f"{_UNFINISHED}{uuid.uuid4().hex}"
+    try:
+        with path.open("xb", buffering=0) as file:
+            for buffer in buffers:
+                rest = interface.view(buffer)
+                while rest:
+                    rest = rest[file.write(rest) :]
+            # Inode numbers are reused at once and the kernel's time steps are milliseconds: a time of our
+            # own, in nanoseconds, keeps the version of a replaced object from coming back.
+            now = time.time_ns()
+            os.utime(file.fileno(), ns=(now, now))
+            os.fsync(file.fileno())
+            version = _version(os.fstat(file.fileno()))
+        yield path, version
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _make_directory(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_directory(folder.parent)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            _sync(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _locked(request: faults.Request, folder: Path, *, needed: bool) -> Iterator[None]:
+    """Hold the directory's lock; without one, go on only where nothing is compared (not `needed`)."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            with _refusing(request, "directory locks"):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except errors.UnsupportedError:
+            if needed:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _refusing(request: faults.Request, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        raise errors.UnsupportedError(
+            f"Cannot {request.verb} {request.url} safely: its file system has no {what} ({error.strerror}). "
+            f"Save to a local disk, or to an object store through its own URL.",
+            path=request.url,
+        ) from error
+
+
+@contextlib.contextmanager
+def _translated(request: faults.Request) -> Iterator[None]:
+    try:
+        yield
+    except errors.CheckpointError:
+        raise
+    except FileExistsError as error:
+        raise faults.conflict(request) from error
+    except _NOTHING_THERE as error:
+        if request.verb != "write":
+            raise faults.not_found(request) from error
+        raise errors.StoreError(
+            f"Cannot write {request.url}: a directory has its name, or a file has its directory's.",
+            path=request.url,
+        ) from error
+    except PermissionError as error:
+        raise faults.refused(request, f"{error.strerror}") from error
+    except OSError as error:
+        advice = "Free some space." if error.errno in _FULL else "Check the disk and the path."
+        raise errors.StoreError(
+            f"Cannot {request.verb} {request.url}: {error.strerror or error}. {advice}", path=request.url
+        ) from error

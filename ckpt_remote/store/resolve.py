@@ -1,0 +1,149 @@
+"""Which engine serves a URL.
+
+Promises: the choice is made here alone, and every store says in `engine` what was chosen and why. Engines are
+imported when a URL first needs them: boto3 and aiohttp take longer to import than the rest of the library.
+Opening sends nothing.
+"""
+
+import importlib
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
+
+from ckpt_remote import errors
+from ckpt_remote.store import interface, local, memory, retry, urls
+
+__all__ = ["open_store"]
+
+_logger = logging.getLogger(__name__)
+_S3 = ("s3", "s3a")
+_LOCAL = ("", "file", "local")
+
+
+def open_store(
+    url: str | os.PathLike[str],
+    storage_options: Mapping[str, Any] | None = None,
+    filesystem: fsspec.AbstractFileSystem | None = None,
+) -> interface.Store:
+    """The directory `url` as a store. Sends nothing: a wrong bucket or key shows at the first request.
+
+    Requests that may be repeated are retried on transient failures; conditional puts are sent once.
+
+    Args:
+        url: A plain path or any URL that fsspec knows: `s3://bucket/run`, `memory://run`, ...
+        storage_options: fsspec's options for the URL's scheme; fsspec's configuration supplies the rest.
+        filesystem: A filesystem to use instead of one made from the URL's scheme and `storage_options`.
+
+    Raises:
+        ValueError: The URL names no directory, an option is unknown, or both `storage_options` and
+            `filesystem` are given.
+        UnsupportedError: Nothing installed serves the URL's scheme.
+    """
+    text = os.fspath(url)
+    if filesystem is not None:
+        if storage_options:
+            raise ValueError("Give storage_options or a filesystem, not both: a filesystem has its own.")
+        store = _of_filesystem(text, filesystem)
+        policy = retry.Policy()
+    elif urls.scheme_of(text) in _S3:
+        store, policy = _of_s3(text, storage_options or {})
+    else:
+        store, policy = _of_scheme(text, storage_options or {}), retry.Policy()
+    _logger.info("%s is served by %s", store.url, store.engine)
+    return retry.Retrying(store, policy)
+
+
+def _of_s3(url: str, storage_options: Mapping[str, Any]) -> tuple[interface.Store, retry.Policy]:
+    options = _engine("options")
+    location = urls.parse_bucket_url(url, "s3")
+    parsed = options.parse_s3_options(storage_options)
+    policy = retry.Policy(attempts=parsed.attempts) if parsed.attempts else retry.Policy()
+    reason = _why_not_obstore(location, parsed)
+    if not reason:
+        return _engine("obstore").ObstoreStore(location, parsed, "obstore (default for s3://)"), policy
+    filesystem = fsspec.get_filesystem_class("s3")(**parsed.filesystem, skip_instance_cache=True)
+    return _engine("s3fs").S3fsStore(filesystem, location, f"fsspec S3FileSystem ({reason})"), policy
+
+
+def _why_not_obstore(location: urls.BucketUrl, parsed: Any) -> str:
+    if parsed.s3fs_only:
+        return f"obstore does not take {', '.join(parsed.s3fs_only)}"
+    if location.bucket.startswith("arn:"):
+        return "obstore does not take access points"
+    if location.bucket.endswith("--x-s3"):
+        return "obstore does not open directory buckets as boto3 does"
+    if _engine("aws").needs_own_certificates(parsed):
+        return "obstore would trust other certificates than the AWS configuration's ca_bundle"
+    return ""
+
+
+def _of_scheme(url: str, storage_options: Mapping[str, Any]) -> interface.Store:
+    scheme = urls.scheme_of(url) or "file"
+    if "::" in url.partition("://")[0]:
+        raise errors.UnsupportedError(
+            f"{url!r} chains filesystems: make the filesystem yourself and hand it in.", path=url
+        )
+    try:
+        kind = fsspec.get_filesystem_class(scheme)
+    except (ValueError, ImportError) as error:
+        raise errors.UnsupportedError(
+            f"Cannot open {_shown(url)}: fsspec has nothing for {scheme}:// ({error}). "
+            f"Install the package that serves it, or correct the URL.",
+            path=_shown(url),
+        ) from error
+    if kind in (LocalFileSystem, MemoryFileSystem):
+        _require_known(kind, storage_options)
+    in_url = kind._get_kwargs_from_urls(url)  # noqa: SLF001 - fsspec's hook for hosts and ports in URLs
+    options = {**in_url, **storage_options}
+    return _served(url, kind(**options, skip_instance_cache=True), f"default for {scheme}://")
+
+
+def _of_filesystem(url: str, filesystem: fsspec.AbstractFileSystem) -> interface.Store:
+    scheme = urls.scheme_of(url)
+    spoken = (filesystem.protocol,) if isinstance(filesystem.protocol, str) else tuple(filesystem.protocol)
+    if scheme and scheme not in spoken:
+        raise ValueError(f"The filesystem serves {', '.join(spoken)}, not {scheme}://: hand in one that does.")
+    return _served(url, filesystem, "a filesystem was given")
+
+
+def _served(url: str, filesystem: fsspec.AbstractFileSystem, reason: str) -> interface.Store:
+    engine = f"fsspec {type(filesystem).__name__} ({reason})"
+    root = filesystem._strip_protocol(url)  # noqa: SLF001 - fsspec's spelling of "the path in this filesystem"
+    s3fs = sys.modules.get("s3fs")
+    if s3fs is not None and isinstance(filesystem, s3fs.S3FileSystem):
+        store: interface.Store = _engine("s3fs").S3fsStore(filesystem, urls.parse_bucket_url(url, "s3"), engine)
+        return store
+    if type(filesystem) is LocalFileSystem:
+        return local.LocalStore(root, f"{urls.scheme_of(url)}://{root}" if urls.scheme_of(url) else root, engine)
+    if type(filesystem) is MemoryFileSystem:
+        return memory.MemoryStore(filesystem, root, f"memory://{root.lstrip('/')}", engine)
+    other: interface.Store = _engine("fsspec").FsspecStore(filesystem, root, _shown(url).rstrip("/"), engine)
+    return other
+
+
+def _engine(name: str) -> Any:
+    return importlib.import_module(f"ckpt_remote.store.{name}")
+
+
+def _require_known(kind: type[fsspec.AbstractFileSystem], storage_options: Mapping[str, Any]) -> None:
+    """Refuse what fsspec would swallow; these two filesystems take few options."""
+    makers = [vars(base)["__init__"] for base in kind.__mro__[:-1] if "__init__" in vars(base)]
+    known = {name for maker in makers for name in inspect.signature(maker).parameters}
+    known -= {"self", "args", "kwargs", "storage_options"}
+    for name in storage_options:
+        if name not in known:
+            raise ValueError(f"{kind.__name__} has no option {name!r}. There are: {', '.join(sorted(known))}.")
+
+
+def _shown(url: str) -> str:
+    """`url` without the user and password that some schemes allow in it."""
+    scheme, separator, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" if separator else url

@@ -1,0 +1,158 @@
+"""Ask again when a store stumbles: a store that repeats what is safe to repeat.
+
+Promises: only transient `StoreError`s are retried, and only of requests whose repetition changes nothing
+(reads, listings, deletes, overwrites); at most `Policy.attempts` times, with full-jitter backoff, none
+started after the deadline. Conditional puts pass through exactly once, because a lost response would come
+back as a conflict with oneself: their callers read back instead. Engines below retry nothing themselves, so
+attempts do not multiply.
+"""
+
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ckpt_remote import errors
+from ckpt_remote.store import interface
+
+__all__ = ["Policy", "Retry", "Retrying"]
+
+_logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How often and how patiently to ask again.
+
+    Args:
+        attempts: Requests in all, the first included.
+        first_delay: Upper bound of the first pause in seconds; it doubles from pause to pause. The pause is
+            drawn uniformly below the bound, so that many workers do not return together.
+        longest_delay: What that bound never exceeds, in seconds.
+        deadline: Seconds after the first request from which none is started.
+    """
+
+    attempts: int = 6
+    first_delay: float = 0.2
+    longest_delay: float = 10.0
+    deadline: float = 120.0
+
+    def longest_pause(self, failures: int) -> float:
+        """The bound of the pause after so many failures (at least one), in seconds."""
+        return min(self.longest_delay, self.first_delay * 2.0 ** (failures - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A policy at work, with the time and chance that it needs.
+
+    Args:
+        policy: How often and how patiently to ask again.
+        clock: Seconds, monotonic.
+        sleep: Waits so many seconds.
+        uniform: Draws between two numbers.
+    """
+
+    policy: Policy = Policy()
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    uniform: Callable[[float, float], float] = random.uniform
+
+    @property
+    def attempts(self) -> int:
+        """Requests in all, the first included."""
+        return self.policy.attempts
+
+    def pause(self, failures: int) -> None:
+        """Waits as long as is due after so many failures."""
+        self.sleep(self.uniform(0.0, self.policy.longest_pause(failures)))
+
+    def call(self, request: Callable[[], _T]) -> _T:
+        """Performs a request until it passes, fails for good, or the policy is exhausted."""
+        start = self.clock()
+        failures = 0
+        while True:
+            try:
+                return request()
+            except errors.StoreError as error:
+                failures += 1
+                pause = self.uniform(0.0, self.policy.longest_pause(failures))
+                late = self.clock() + pause - start > self.policy.deadline
+                if not _may_pass(error) or failures >= self.attempts or late:
+                    raise
+                _logger.info("Attempt %d of %d failed, the next in %.2f s: %s", failures, self.attempts, pause, error)
+            self.sleep(pause)
+
+
+class Retrying(interface.Store):
+    """`inner`, with safe requests repeated according to `policy`."""
+
+    def __init__(
+        self,
+        inner: interface.Store,
+        policy: Policy | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.url = inner.url
+        self.engine = inner.engine
+        self._inner = inner
+        self._repeat = Retry(policy or Policy(), clock, sleep, uniform).call
+
+    def read(self, key: str) -> interface.Object:
+        """As the inner store's, repeated."""
+        return self._repeat(lambda: self._inner.read(key))
+
+    def read_range(self, key: str, start: int, length: int) -> interface.Buffer:
+        """As the inner store's, repeated."""
+        return self._repeat(lambda: self._inner.read_range(key, start, length))
+
+    def size(self, key: str) -> int:
+        """As the inner store's, repeated."""
+        return self._repeat(lambda: self._inner.size(key))
+
+    def put(self, key: str, buffers: Sequence[interface.Buffer], mode: interface.PutMode) -> interface.Version:
+        """As the inner store's; repeated only to overwrite."""
+        if mode != "overwrite":
+            return self._inner.put(key, buffers, mode)
+        return self._repeat(lambda: self._inner.put(key, buffers, mode))
+
+    def list(self, prefix: str = "") -> Iterator[interface.ObjectInfo]:
+        """As the inner store's, repeated. The listing is complete before its first entry is handed out."""
+        yield from self._repeat(lambda: list(self._inner.list(prefix)))
+
+    def delete(self, keys: Sequence[str]) -> dict[str, errors.CheckpointError]:
+        """As the inner store's; keys whose deletion failed for the moment are tried again."""
+        failures: dict[str, errors.CheckpointError] = {}
+        remaining = list(keys)
+
+        def attempt() -> None:
+            found = self._inner.delete(remaining)
+            for key in remaining:
+                failures.pop(key, None)
+            failures.update(found)
+            remaining[:] = [key for key, error in found.items() if _may_pass(error)]
+            if remaining:
+                raise found[remaining[0]]
+
+        with contextlib.suppress(errors.StoreError):  # reported by key
+            self._repeat(attempt)
+        return failures
+
+    def require_container(self) -> None:
+        """As the inner store's, repeated."""
+        self._repeat(self._inner.require_container)
+
+    def close(self) -> None:
+        """Close the inner store."""
+        self._inner.close()
+
+
+def _may_pass(error: errors.CheckpointError) -> bool:
+    return isinstance(error, errors.StoreError) and error.transient

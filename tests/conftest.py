@@ -1,0 +1,67 @@
+"""What every test may ask for: servers, places to save to; and what none may see: the user's own cloud."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+from support import servers
+from support.places import Place
+
+pytest.register_assert_rewrite("store.conformance")
+
+_CLOUD = ("AWS_", "BOTO", "CLOUDSDK_", "FSSPEC_", "GCE_", "GCSFS_", "GCS_", "GOOGLE_", "AZURE_")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+
+
+@pytest.fixture(autouse=True)
+def _no_cloud_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees an account, a profile, an instance role or a proxy of the machine it runs on."""
+    for name in list(os.environ):
+        if name.startswith(_CLOUD) or name.upper() in _PROXIES:
+            monkeypatch.delenv(name)
+    nowhere = str(tmp_path / "no-such-folder")
+    monkeypatch.setenv("AWS_CONFIG_FILE", f"{nowhere}/config")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", f"{nowhere}/credentials")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("BOTO_CONFIG", f"{nowhere}/boto")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", nowhere)
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setattr("fsspec.config.conf", {})
+
+
+@pytest.fixture(scope="session")
+def ministack() -> Iterator[servers.S3Server]:
+    """The main S3 server."""
+    with servers.ministack() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[servers.S3Server]:
+    """The second opinion."""
+    with servers.moto() as server:
+        yield server
+
+
+def place_on(server: servers.S3Server, *, filesystem: fsspec.AbstractFileSystem | None = None) -> Place:
+    """A directory in a bucket of its own."""
+    url = f"s3://{server.new_bucket()}/run"
+    return Place(url, None if filesystem else server.storage_options, filesystem)
+
+
+@pytest.fixture(params=["memory", "local", "ministack", "ministack-s3fs", "moto"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A fresh directory on each kind of store in turn."""
+    kind = request.param
+    if kind == "memory":
+        return Place(f"memory://test-{uuid.uuid4().hex}/run")
+    if kind == "local":
+        return Place(str(tmp_path / "run"))
+    server = request.getfixturevalue(kind.removesuffix("-s3fs"))
+    if kind.endswith("-s3fs"):
+        options = server.storage_options
+        return place_on(server, filesystem=fsspec.filesystem("s3", **options, skip_instance_cache=True))
+    return place_on(server)

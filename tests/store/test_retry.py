@@ -1,0 +1,169 @@
+"""Only what is safe is repeated, as often and as patiently as the policy says."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from ckpt_remote import errors
+from ckpt_remote.store import Buffer, Object, ObjectInfo, Policy, PutMode, Retrying, Store, Version
+
+BUSY = errors.StoreError("busy", transient=True)
+REFUSED = errors.StoreError("refused", transient=False)
+
+
+class Scripted(Store):
+    """Fails as the script says, then succeeds; counts."""
+
+    url = "s3://b/run"
+    engine = "script"
+
+    def __init__(self, *failures: Exception) -> None:
+        self.failures = list(failures)
+        self.calls = 0
+        self.deleted: list[list[str]] = []
+
+    def _next(self) -> None:
+        self.calls += 1
+        if self.failures:
+            raise self.failures.pop(0)
+
+    def read(self, key: str) -> Object:
+        self._next()
+        return Object(key.encode(), Version("1"))
+
+    def read_range(self, key: str, start: int, length: int) -> Buffer:
+        self._next()
+        return b"x" * length
+
+    def size(self, key: str) -> int:
+        self._next()
+        return 1
+
+    def put(self, key: str, buffers: Sequence[Buffer], mode: PutMode) -> Version:
+        self._next()
+        return Version("2")
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        yield ObjectInfo("a", 1)
+        self._next()
+        yield ObjectInfo("b", 1)
+
+    def delete(self, keys: Sequence[str]) -> dict[str, errors.CheckpointError]:
+        self.calls += 1
+        self.deleted.append([*keys])
+        failure = self.failures.pop(0) if self.failures else None
+        return {keys[-1]: failure} if failure else {}
+
+    def require_container(self) -> None:
+        self._next()
+
+
+class Time:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.pauses: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+    def retrying(self, inner: Store, policy: Policy | None = None, *, luck: float = 1.0) -> Retrying:
+        return Retrying(
+            inner,
+            policy,
+            clock=lambda: self.now,
+            sleep=self.sleep,
+            uniform=lambda low, high: low + luck * (high - low),
+        )
+
+
+SAFE: dict[str, Callable[[Store], object]] = {
+    "read": lambda store: store.read("k"),
+    "read_range": lambda store: store.read_range("k", 0, 3),
+    "size": lambda store: store.size("k"),
+    "overwrite": lambda store: store.put("k", [b""], "overwrite"),
+    "list": lambda store: [*store.list()],
+    "require_container": lambda store: store.require_container(),
+}
+
+
+@pytest.mark.parametrize("use", SAFE.values(), ids=SAFE.keys())
+def test_safe_requests_are_repeated_until_they_pass(use: Callable[[Store], object]) -> None:
+    inner, time = Scripted(BUSY, BUSY, BUSY), Time()
+    assert use(time.retrying(inner)) == use(Scripted())
+    assert inner.calls == 4
+    assert [0.2, 0.4, 0.8] == time.pauses
+
+
+@pytest.mark.parametrize("use", SAFE.values(), ids=SAFE.keys())
+def test_six_attempts_are_made_and_the_last_failure_is_told(use: Callable[[Store], object]) -> None:
+    inner, time = Scripted(*[BUSY] * 20), Time()
+    with pytest.raises(errors.StoreError, match="busy"):
+        use(time.retrying(inner))
+    assert inner.calls == 6
+    assert len(time.pauses) == 5
+
+
+@pytest.mark.parametrize(
+    "error", [REFUSED, errors.NotFoundError("gone"), errors.ConflictError("won"), ValueError("no")]
+)
+@pytest.mark.parametrize("use", SAFE.values(), ids=SAFE.keys())
+def test_other_failures_are_told_at_once(use: Callable[[Store], object], error: Exception) -> None:
+    inner, time = Scripted(error), Time()
+    with pytest.raises(type(error)):
+        use(time.retrying(inner))
+    assert inner.calls == 1
+    assert [] == time.pauses
+
+
+@pytest.mark.parametrize("mode", ["create", Version("1")])
+def test_conditional_puts_are_sent_exactly_once(mode: PutMode) -> None:
+    inner, time = Scripted(BUSY), Time()
+    with pytest.raises(errors.StoreError, match="busy"):
+        time.retrying(inner).put("k", [b""], mode)
+    assert inner.calls == 1
+    assert [] == time.pauses
+
+
+def test_pauses_are_drawn_below_a_bound_that_doubles_up_to_a_limit() -> None:
+    policy = Policy(attempts=6, first_delay=1.0, longest_delay=3.0)
+    for luck, pauses in ((0.0, [0, 0, 0, 0, 0]), (0.5, [0.5, 1, 1.5, 1.5, 1.5]), (1.0, [1, 2, 3, 3, 3])):
+        inner, time = Scripted(*[BUSY] * 20), Time()
+        with pytest.raises(errors.StoreError):
+            time.retrying(inner, policy, luck=luck).read("k")
+        assert pauses == time.pauses
+
+
+def test_nothing_is_started_after_the_deadline() -> None:
+    inner, time = Scripted(*[BUSY] * 20), Time()
+    with pytest.raises(errors.StoreError):
+        time.retrying(inner, Policy(attempts=20, first_delay=4.0, longest_delay=4.0, deadline=9.0)).read("k")
+    assert [4.0, 4.0] == time.pauses
+
+
+def test_a_listing_that_breaks_off_is_told_once() -> None:
+    assert [ObjectInfo("a", 1), ObjectInfo("b", 1)] == [*Time().retrying(Scripted(BUSY, BUSY)).list()]
+
+
+def test_a_deletion_is_repeated_for_the_keys_that_may_pass() -> None:
+    inner = Scripted(BUSY, BUSY)
+    assert {} == Time().retrying(inner).delete(["a", "b", "c"])
+    assert [["a", "b", "c"], ["c"], ["c"]] == inner.deleted
+
+
+def test_a_deletion_that_was_refused_is_reported_and_not_repeated() -> None:
+    inner = Scripted(REFUSED)
+    assert {"b": REFUSED} == Time().retrying(inner).delete(["a", "b"])
+    assert inner.calls == 1
+
+
+def test_a_deletion_that_never_passes_is_reported() -> None:
+    inner = Scripted(*[BUSY] * 20)
+    assert {"b": BUSY} == Time().retrying(inner).delete(["a", "b"])
+    assert inner.calls == 6
+
+
+def test_a_deletion_that_is_refused_later_is_reported_as_refused() -> None:
+    assert {"b": REFUSED} == Time().retrying(Scripted(BUSY, REFUSED)).delete(["a", "b"])

@@ -1,0 +1,361 @@
+"""What the manager promises beyond TensorFlow's: safety, clear refusals, and saves that cost nothing when they fail."""
+
+import logging
+from unittest import mock
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from support.places import Place, read_all
+from support.servers import free_port
+
+import ckpt_remote
+from ckpt_remote import ConflictError, CorruptError, NotFoundError, StoreError, UnsupportedError
+
+
+@pytest.fixture
+def memory_place():
+    return Place.in_memory()
+
+
+@pytest.fixture
+def value():
+    return tf.Variable(np.arange(4.0))
+
+
+def make(place, value, max_to_keep=2, **arguments):
+    return place.manager(tf.train.Checkpoint(value=value), max_to_keep=max_to_keep, **arguments)
+
+
+def test_it_is_a_checkpoint_manager_of_tensorflow(memory_place, value):
+    checkpoint = tf.train.Checkpoint(value=value)
+    manager = ckpt_remote.CheckpointManager(checkpoint, memory_place.url, max_to_keep=1)
+
+    assert isinstance(manager, tf.train.CheckpointManager)
+    assert (memory_place.url, checkpoint, None) == (
+        manager.directory,
+        manager.checkpoint,
+        manager.checkpoint_interval,
+    )
+    assert (None, []) == (manager.latest_checkpoint, manager.checkpoints)
+
+
+def test_every_public_member_of_tensorflows_manager_is_ours():
+    """The base constructor is not run, so an inherited member would find no state."""
+    public = {name for name in vars(tf.train.CheckpointManager) if not name.startswith("_")}
+
+    assert set() == public - set(vars(ckpt_remote.CheckpointManager))
+
+
+def test_what_retention_retires_is_gone_from_the_store(place, value):
+    manager = make(place, value)
+    for _ in range(4):
+        manager.save()
+
+    assert {"checkpoint", "ckpt-3", "ckpt-4"} == {key.partition(".")[0] for key in read_all(place)}
+
+
+def test_ckpt_1_is_retired_without_touching_ckpt_10(memory_place, value):
+    manager = make(memory_place, value, max_to_keep=2)
+    for number in (1, 10, 11):
+        manager.save(checkpoint_number=number)
+
+    assert {"checkpoint", "ckpt-10", "ckpt-11"} == {key.partition(".")[0] for key in read_all(memory_place)}
+
+
+def test_objects_of_others_in_the_directory_are_left_alone(memory_place, value):
+    store = memory_place.store()
+    others = ["notes.txt", "ckpt-1.txt", "ckpt-1.data-00000-of-00009", "ckpt-1-export/saved_model.pb"]
+    for key in others:
+        store.put(key, [b"mine"], "create")
+    manager = make(memory_place, value, max_to_keep=1)
+    for _ in range(3):
+        manager.save()
+
+    assert {b"mine"} == {read_all(memory_place)[key] for key in others}
+
+
+def test_a_directory_that_is_the_beginning_of_anothers_name_is_kept_apart(value):
+    place, other = Place.in_memory(), None
+    other = Place(f"{place.url}-2")
+    make(other, value).save()
+    manager = make(place, value, max_to_keep=1)
+    manager.save()
+    manager.save()
+
+    assert {"checkpoint", "ckpt-1"} == {key.partition(".")[0] for key in read_all(other)}
+
+
+def test_leftovers_of_an_attempt_that_died_are_neither_overwritten_nor_in_the_way(place, value):
+    store = place.store()
+    store.put("ckpt-1.data-00000-of-00001", [b"half of somebody's data"], "create")
+    manager = make(place, value)
+    manager.save()
+    value.assign(np.zeros(4))
+    manager.restore().assert_consumed()
+
+    assert b"half of somebody's data" == store.read("ckpt-1.data-00000-of-00001").data
+    assert [0.0, 1.0, 2.0, 3.0] == value.numpy().tolist()
+
+
+def test_saving_a_number_again_replaces_it_and_removes_the_old_data(place, value):
+    manager = make(place, value)
+    manager.save(checkpoint_number=7)
+    value.assign_add(np.ones(4))
+    manager.save(checkpoint_number=7)
+    value.assign(np.zeros(4))
+    manager.restore().assert_consumed()
+
+    assert [1.0, 2.0, 3.0, 4.0] == value.numpy().tolist()
+    assert 3 == len(read_all(place))
+
+
+def test_a_second_writer_gets_a_conflict_and_touches_nothing(place, value):
+    first, second = make(place, value), make(place, value)
+    first.save()
+    value.assign_add(np.ones(4))
+    before = read_all(place)
+    with pytest.raises(ConflictError, match="another writer"):
+        second.save(checkpoint_number=5)
+
+    after = read_all(place)
+    assert before["checkpoint"] == after["checkpoint"]
+    assert before.items() <= after.items()
+    assert f"{place.url}/ckpt-2" == first.save()
+
+
+def test_a_writer_that_restores_the_newest_goes_on_from_there(memory_place, value):
+    first, second = make(memory_place, value), make(memory_place, value)
+    first.save()
+
+    assert f"{memory_place.url}/ckpt-1" == second.restore_or_initialize() == second.latest_checkpoint
+    assert f"{memory_place.url}/ckpt-2" == second.save()
+
+
+def test_preserved_checkpoints_survive_a_restart(memory_place, value):
+    arguments = {"max_to_keep": 1, "keep_checkpoint_every_n_hours": 1}
+    with mock.patch("time.time", return_value=1e9):
+        manager = make(memory_place, value, **arguments)
+    for number in range(4):
+        with mock.patch("time.time", return_value=1e9 + 1800.0 * (number + 1)):
+            manager.save()
+
+    kept = [f"{memory_place.url}/ckpt-2"]
+    assert kept == manager.preserved_checkpoints == make(memory_place, value, **arguments).preserved_checkpoints
+    assert {"checkpoint", "ckpt-2", "ckpt-4"} == {key.partition(".")[0] for key in read_all(memory_place)}
+
+
+class _Refusing:
+    """A store whose puts fail while `refusing` holds a part of their key."""
+
+    def __init__(self, store):
+        self._store, self.refusing, self.puts = store, "", []
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def put(self, key, buffers, mode):
+        if self.refusing and self.refusing in key:
+            raise StoreError(f"cannot write {key}: refused by the test")
+        self.puts.append(key)
+        return self._store.put(key, buffers, mode)
+
+
+@pytest.fixture
+def refusing(monkeypatch):
+    stores = []
+
+    def open_store(*arguments):
+        from ckpt_remote.store import open_store
+
+        stores.append(_Refusing(open_store(*arguments)))
+        return stores[-1]
+
+    monkeypatch.setattr("ckpt_remote.manager.open_store", open_store)
+    return stores
+
+
+@pytest.mark.parametrize("stage", [".data-", ".index", "checkpoint"])
+def test_a_failed_save_costs_nothing(stage, memory_place, value, refusing):
+    step = tf.Variable(10)
+    manager = make(memory_place, value, step_counter=step, checkpoint_interval=10)
+    manager.save()
+    before, counter = read_all(memory_place), int(manager.checkpoint.save_counter)
+    step.assign(20)
+    refusing[0].refusing = stage
+    with pytest.raises(StoreError, match="refused by the test"):
+        manager.save()
+
+    assert before["checkpoint"] == read_all(memory_place)["checkpoint"]
+    assert (counter, before.keys()) == (
+        int(manager.checkpoint.save_counter),
+        read_all(memory_place).keys() & before.keys(),
+    )
+    assert [f"{memory_place.url}/ckpt-1"] == manager.checkpoints
+    refusing[0].refusing = ""
+    assert f"{memory_place.url}/ckpt-2" == manager.save(), "the interval had not passed for the failed save either"
+    assert manager.save() is None
+
+
+def test_what_a_failed_upload_had_created_is_withdrawn(memory_place, refusing, monkeypatch):
+    monkeypatch.setattr("ckpt_remote.checkpoint.shard_size", lambda total: 100)
+    manager = make(memory_place, tf.Variable(np.arange(100.0)))
+    refusing[0].refusing = "data-00003"
+    with pytest.raises(StoreError):
+        manager.save()
+
+    assert 3 <= len(refusing[0].puts)
+    assert {} == read_all(memory_place)
+
+
+def test_one_state_write_a_save_and_few_requests_beside_the_shards(memory_place, value, refusing):
+    manager = make(memory_place, value, max_to_keep=1)
+    manager.save()
+    manager.save()
+    refusing[0].puts.clear()
+    manager.save()
+
+    assert ["ckpt-3.data-00000-of-00001", "ckpt-3.index", "checkpoint"] == refusing[0].puts
+
+
+def test_a_deletion_that_fails_is_logged_and_done_by_the_next_manager(memory_place, value, caplog):
+    manager = make(memory_place, value, max_to_keep=1)
+    manager.save()
+    with mock.patch.object(
+        type(manager._store),
+        "delete",
+        lambda self, keys: dict.fromkeys(keys, StoreError("cannot delete it now")),
+    ):
+        manager.save()
+    assert {"checkpoint", "ckpt-1", "ckpt-2"} == {key.partition(".")[0] for key in read_all(memory_place)}
+
+    assert any("ckpt-1.index could not be deleted" in record.message for record in caplog.records)
+    following = make(memory_place, value, max_to_keep=5)
+    following.restore_or_initialize()
+    following.save()
+    assert {"checkpoint", "ckpt-2", "ckpt-3"} == {key.partition(".")[0] for key in read_all(memory_place)}
+
+
+def test_write_callbacks_run_with_the_remote_path_after_the_state_is_written(memory_place, value):
+    seen = []
+    options = tf.train.CheckpointOptions(
+        experimental_write_callbacks=[
+            lambda path: seen.append((path, "checkpoint" in read_all(memory_place))),
+            lambda: seen.append("called"),
+        ]
+    )
+    path = make(memory_place, value).save(options=options)
+
+    assert [(path, True), "called"] == seen
+    assert 2 == len(options.experimental_write_callbacks)
+
+
+def test_init_fn_is_called_only_when_there_is_nothing_to_restore(memory_place, value):
+    calls = []
+    manager = make(memory_place, value, init_fn=lambda: calls.append("init"))
+
+    assert manager.restore_or_initialize() is None
+    manager.save()
+    assert (
+        f"{memory_place.url}/ckpt-1"
+        == make(memory_place, value, init_fn=lambda: calls.append("init")).restore_or_initialize()
+    )
+    assert ["init"] == calls
+
+
+def test_restoring_without_any_checkpoint_is_tensorflows_restore_of_none(memory_place, value):
+    status = make(memory_place, value).restore()
+
+    assert type(status) is type(tf.train.Checkpoint(value=value).restore(None))
+
+
+def test_a_checkpoint_elsewhere_can_be_restored_by_its_url(memory_place, value):
+    path = make(memory_place, value).save()
+    other = tf.Variable(np.zeros(4))
+    make(Place.in_memory(), other).restore(path).assert_consumed()
+
+    assert value.numpy().tolist() == other.numpy().tolist()
+
+
+def test_a_checkpoint_name_may_lead_into_a_folder(place, value):
+    manager = make(place, value, checkpoint_name="deep/er", max_to_keep=1)
+    manager.save()
+    path = manager.save()
+
+    assert f"{place.url}/deep/er-2" == path == make(place, value).restore_or_initialize()
+    assert {"checkpoint", "deep/er-2"} == {key.partition(".")[0] for key in read_all(place)}
+
+
+def test_a_path_object_and_a_trailing_slash_are_taken(tmp_path, value):
+    from pathlib import Path
+
+    checkpoint = tf.train.Checkpoint(value=value)
+    path = ckpt_remote.CheckpointManager(checkpoint, Path(tmp_path / "run"), 1).save()
+    assert str(tmp_path / "run" / "ckpt-1") == path
+    assert path == ckpt_remote.CheckpointManager(checkpoint, f"{tmp_path}/run/", 1).latest_checkpoint
+
+
+def test_a_manager_is_a_context_manager(memory_place, value):
+    with make(memory_place, value) as manager:
+        manager.save()
+        manager.sync()
+
+
+@pytest.mark.parametrize(
+    "state",
+    [b"", b"\x00\x01", b'model_checkpoint_path: "../victim"\n', b'model_checkpoint_path: "/etc/ckpt-1"\n',
+     b'model_checkpoint_path: "ckpt-1"\nall_model_checkpoint_paths: "../../victim"\n'
+     b"all_model_checkpoint_timestamps: 9e9\n"],
+)  # fmt: skip
+def test_a_state_that_cannot_be_trusted_is_an_error_and_nothing_is_touched(state, place, value):
+    victim = Place(place.url.rpartition("/")[0] + "/victim", place.storage_options, place.filesystem)
+    make(victim, value).save()
+    before = read_all(victim)
+    place.store().put("checkpoint", [state], "create")
+
+    with pytest.raises(CorruptError, match="checkpoint"):
+        make(place, value, max_to_keep=1)
+    assert (state, before) == (place.store().read("checkpoint").data, read_all(victim))
+
+
+def test_a_damaged_state_is_never_taken_for_a_fresh_start(memory_place, value):
+    manager = make(memory_place, value, init_fn=lambda: pytest.fail("init_fn was called"))
+    manager.save()
+    memory_place.store().put("checkpoint", [b"garbage"], "overwrite")
+
+    with pytest.raises(CorruptError):
+        manager.restore_or_initialize()
+
+
+def test_a_missing_bucket_is_named(ministack, value):
+    place = Place("s3://no-such-bucket-here/run", ministack.storage_options)
+    with pytest.raises(NotFoundError, match="no-such-bucket-here"):
+        make(place, value)
+
+
+def test_wrong_credentials_are_an_error_without_the_secret(value, ministack):
+    """The servers check no signatures, so it is a profile that does not exist which is tried."""
+    place = Place("s3://bucket/run", {"endpoint_url": ministack.endpoint, "profile": "no-such-profile"})
+    with pytest.raises((StoreError, ValueError), match="no-such-profile"):
+        make(place, value)
+
+
+def test_an_unreachable_endpoint_is_an_error_within_seconds(value):
+    options = {"key": "k" * 20, "secret": "very-secret", "endpoint_url": f"http://127.0.0.1:{free_port()}"}
+    with pytest.raises(StoreError) as caught:
+        make(Place("s3://bucket/run", options), value)
+
+    assert "very-secret" not in str(caught.value)
+    assert "s3://bucket/run" in str(caught.value)
+
+
+def test_an_unknown_scheme_is_unsupported(value):
+    with pytest.raises(UnsupportedError, match="nosuchscheme"):
+        make(Place("nosuchscheme://bucket/run"), value)
+
+
+def test_each_save_is_one_line_in_the_log(memory_place, value, caplog):
+    caplog.set_level(logging.INFO, "ckpt_remote.manager")
+    make(memory_place, value).save()
+
+    assert 1 == sum(record.message.startswith(f"saved {memory_place.url}/ckpt-1") for record in caplog.records)

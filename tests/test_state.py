@@ -1,0 +1,122 @@
+"""The `checkpoint` file, with TensorFlow as the oracle."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ckpt_remote.errors import CorruptError, UnsupportedError
+from ckpt_remote.state import Entry, Record, Retired, State, decode_state, encode_state
+
+paths = st.from_regex(r"[a-zA-Z0-9_.é☃ '\"\\-]{0,8}-[0-9]{1,9}", fullmatch=True)
+times = st.floats(min_value=0, max_value=1e11)
+retired = st.builds(
+    Retired,
+    path=paths,
+    write_id=st.text("0123456789abcdef", max_size=32),
+    used=st.integers(0, 99),
+    of=st.integers(1, 99),
+    files=st.lists(paths, max_size=2).map(tuple),
+)
+records = st.builds(
+    Record,
+    write_id=st.text("0123456789abcdef", min_size=32, max_size=32),
+    lineage=st.lists(st.text("0123456789abcdef", min_size=1), max_size=3).map(tuple),
+    preserved=st.lists(paths, max_size=3).map(tuple),
+    retired=st.lists(retired, max_size=3).map(tuple),
+)
+states = st.builds(
+    State,
+    latest=paths,
+    entries=st.lists(st.builds(Entry, paths, times), max_size=4).map(tuple),
+    last_preserved_timestamp=times,
+    record=st.none() | records,
+)
+
+
+def decode(data):
+    return decode_state(data, path="s3://bucket/run/checkpoint", directories=("s3://bucket/run",))
+
+
+@given(states)
+def test_a_state_survives_printing_and_parsing(state):
+    assert state == decode(encode_state(state))
+
+
+@given(states)
+def test_tensorflow_reads_what_we_print_and_prints_the_same(state):
+    import tensorflow as tf
+    from google.protobuf import text_format
+
+    message = type(tf.compat.v1.train.generate_checkpoint_state_proto("directory", "ckpt-1"))
+    printed = encode_state(state).decode()
+    parsed = text_format.Parse(printed, message())
+
+    assert state.latest == parsed.model_checkpoint_path
+    assert [entry.path for entry in state.entries] == list(parsed.all_model_checkpoint_paths)
+    assert [entry.timestamp for entry in state.entries] == list(parsed.all_model_checkpoint_timestamps)
+    assert printed.endswith(text_format.MessageToString(parsed))
+
+
+def test_a_stock_file_without_timestamps_takes_the_preserved_one_as_tensorflow_does():
+    state = decode(b'model_checkpoint_path: "ckpt-1"\nall_model_checkpoint_paths: "ckpt-1"\n')
+
+    assert (Entry("ckpt-1", 0.0),) == state.entries
+
+
+def test_absolute_paths_below_the_directory_become_relative():
+    assert "sub/ckpt-1" == decode(b'model_checkpoint_path: "s3://bucket/run/sub/ckpt-1"').latest
+
+
+@pytest.mark.parametrize(
+    "path", ["../ckpt-1", "a/../../ckpt-1", "/etc/ckpt-1", "s3://bucket/other/ckpt-1", "s3://bucket/runaway/ckpt-1",
+             "gs://x/y", ".", "a//b", "ckpt\\n1"],
+)  # fmt: skip
+@pytest.mark.parametrize("field", ["model_checkpoint_path", "all_model_checkpoint_paths"])
+def test_a_path_that_leads_outside_the_directory_is_refused(path, field):
+    text = f'model_checkpoint_path: "ckpt-1"\nall_model_checkpoint_timestamps: 1.0\n{field}: "{path}"\n'
+    if field == "model_checkpoint_path":
+        text = f'{field}: "{path}"\n'
+
+    with pytest.raises(CorruptError, match="s3://bucket/run/checkpoint"):
+        decode(text.encode())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\n", b"garbage", b"\xff\xfe", b'model_checkpoint_path: ""', b'model_checkpoint_path: "a', b"\x00" * 100,
+     b'model_checkpoint_path: "a"\nmodel_checkpoint_path: "b"', b'model_checkpoint_path: "a"\nunknown: 1',
+     b'model_checkpoint_path: "a"\nall_model_checkpoint_paths: "a"\nall_model_checkpoint_paths: "b"\n'
+     b"all_model_checkpoint_timestamps: 1"],
+)  # fmt: skip
+def test_an_unreadable_state_is_an_error_and_never_no_checkpoints_yet(data):
+    with pytest.raises(CorruptError, match="nothing was changed"):
+        decode(data)
+
+
+@given(states.filter(lambda state: state.record is not None), st.data())
+def test_every_bit_flip_and_truncation_of_our_state_is_detected(state, data):
+    encoded = bytearray(encode_state(state))
+    if data.draw(st.booleans()):
+        del encoded[data.draw(st.integers(0, len(encoded) - 1)) :]
+    else:
+        bit = data.draw(st.integers(0, 8 * len(encoded) - 1))
+        encoded[bit // 8] ^= 1 << bit % 8
+
+    with pytest.raises(CorruptError):
+        decode(bytes(encoded))
+
+
+def test_a_state_of_a_newer_format_asks_for_an_update():
+    from ckpt_remote.bundle import crc32c
+
+    rest = b'{"v":2}\nmodel_checkpoint_path: "a"\n'
+
+    with pytest.raises(UnsupportedError, match="update ckpt_remote"):
+        decode(f"# ckpt_remote {crc32c(rest):08x} ".encode() + rest)
+
+
+def test_the_lineage_keeps_the_newest_writes_and_stays_bounded():
+    record = Record(write_id="n", lineage=tuple(str(i) for i in range(40)))
+
+    assert ("n", "0", "1") == record.followed_by()[:3]
+    assert 32 == len(record.followed_by())
