@@ -9,6 +9,7 @@ import importlib
 import inspect
 import logging
 import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +25,7 @@ __all__ = ["open_store"]
 
 _logger = logging.getLogger(__name__)
 _S3 = ("s3", "s3a")
-_LOCAL = ("", "file", "local")
+_CHAIN = re.compile(r"^[^/]*::|::[a-z0-9+.-]+://")
 
 
 def open_store(
@@ -86,7 +87,7 @@ def _why_not_obstore(location: urls.BucketUrl, parsed: Any) -> str:
 
 def _of_scheme(url: str, storage_options: Mapping[str, Any]) -> interface.Store:
     scheme = urls.scheme_of(url) or "file"
-    if "::" in url.partition("://")[0]:
+    if _CHAIN.search(url):
         raise errors.UnsupportedError(
             f"{url!r} chains filesystems: make the filesystem yourself and hand it in.", path=url
         )

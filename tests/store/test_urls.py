@@ -18,13 +18,13 @@ from ckpt_remote.store.urls import parse_bucket_url, scheme_of
         ("gs://b/run/ckpt-7", ("gs://b/run", "ckpt-7")),
         ("memory://run/ckpt-7", ("memory://run", "ckpt-7")),
         ("memory://ckpt-7", ("memory://", "ckpt-7")),
-        ("file:///tmp/run/ckpt-7", ("file:///tmp/run", "ckpt-7")),
+        ("file:///data/run/ckpt-7", ("file:///data/run", "ckpt-7")),
         ("file:///ckpt-7", ("file:///", "ckpt-7")),
-        ("/tmp/run/ckpt-7", ("/tmp/run", "ckpt-7")),
+        ("/data/run/ckpt-7", ("/data/run", "ckpt-7")),
         ("/ckpt-7", ("/", "ckpt-7")),
         ("run/ckpt-7", ("run", "ckpt-7")),
         ("ckpt-7", (".", "ckpt-7")),
-        (Path("/tmp/run/ckpt-7"), ("/tmp/run", "ckpt-7")),
+        (Path("/data/run/ckpt-7"), ("/data/run", "ckpt-7")),
     ],
 )
 def test_a_checkpoints_url_is_its_directory_and_its_name(url: str | Path, parts: tuple[str, str]) -> None:
@@ -39,7 +39,7 @@ def test_what_names_no_object_cannot_be_split(url: str) -> None:
 
 def test_the_scheme_is_what_stands_before_the_slashes() -> None:
     assert scheme_of("S3://b/x") == "s3"
-    assert scheme_of("/tmp/s3://x") == ""
+    assert scheme_of("/data/s3://x") == ""
     assert scheme_of("relative/path") == ""
 
 
