@@ -54,7 +54,7 @@ def test_tensorflow_reads_what_we_print_and_prints_the_same(state):
     assert state.latest == parsed.model_checkpoint_path
     assert [entry.path for entry in state.entries] == list(parsed.all_model_checkpoint_paths)
     assert [entry.timestamp for entry in state.entries] == list(parsed.all_model_checkpoint_timestamps)
-    assert printed.endswith(text_format.MessageToString(parsed))
+    assert printed.endswith(text_format.MessageToString(parsed, as_utf8=True))
 
 
 def test_a_stock_file_without_timestamps_takes_the_preserved_one_as_tensorflow_does():

@@ -37,7 +37,7 @@ def test_what_protobuf_prints_is_parsed_to_the_same_values(message, path, paths,
 
 @given(texts)
 def test_a_quoted_string_is_what_protobuf_prints(message, text):
-    printed = text_format.MessageToString(message(model_checkpoint_path=text or "x"))
+    printed = text_format.MessageToString(message(model_checkpoint_path=text or "x"), as_utf8=True)
 
     assert printed == f"model_checkpoint_path: {quote(text or 'x')}\n"
 

@@ -3,8 +3,8 @@
 Promises: an array returned holds the bytes that were saved. Every byte passed its checksum, and every element
 of a sliced tensor came from exactly one slice; otherwise `CorruptError`, and nothing is returned.
 
-Does no I/O and keeps nothing: the caller's `read` fetches, caches and retries. Memory is touched as data
-arrive: an index that claims more than there is costs none.
+Does no I/O and keeps nothing: the caller's `read` fetches, caches and retries. An index that claims more bytes than
+there are is found out at the first that is missing, not by running out of memory.
 """
 
 import math

@@ -71,9 +71,8 @@ class TensorSlice:
 class Tiling:
     """Sees to it that no two parts of a tensor overlap.
 
-    Marks them on the grid of their edges, which has about as many cells as there are parts, and never more
-    than the tensor has elements. Parts that do not overlap and have as many elements as the tensor leave no
-    gap.
+    Marks them on the grid of their edges, which ordinarily has as many cells as there are parts, and never more than
+    the tensor has elements. Parts that do not overlap and have as many elements as the tensor leave no gap.
 
     Args:
         bounds: All the parts that there will be.

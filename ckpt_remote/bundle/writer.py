@@ -1,7 +1,7 @@
 """Writes whole bundles in memory: for tests, and tools that rewrite small ones.
 
-Promises: TensorFlow restores what comes out, bit for bit. Saving large models goes another way (`upload`),
-and shares `tensor_entry` with this one.
+Promises: TensorFlow restores what comes out, bit for bit. Not for large models: everything is copied. Those are
+streamed (`upload`).
 """
 
 import math

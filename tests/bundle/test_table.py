@@ -130,10 +130,10 @@ def test_a_block_that_is_listed_twice_is_corrupt() -> None:
         list(read_table(data))
 
 
-@pytest.mark.parametrize(("offset", "size"), [(0, 2**64 - 1), (2**64 - 1, 0), (0, 60), (1, 0)])
+@pytest.mark.parametrize(("offset", "size"), [(0, 2**64 - 1), (2**64 - 1, 0), (0, 60)])
 def test_a_block_outside_the_blocks_is_corrupt(offset: int, size: int) -> None:
     handle = encode_varint(offset) + encode_varint(size)
-    with pytest.raises(CorruptError, match=r"reaches behind|checksum"):
+    with pytest.raises(CorruptError, match="reaches behind"):
         list(read_table(table([], handles=[entry(0, b"a", handle)])))
 
 

@@ -1,5 +1,6 @@
 """What is particular to obstore: forks, interrupts, timeouts, memory, renewed credentials."""
 
+import json
 import os
 import signal
 import subprocess
@@ -25,13 +26,23 @@ import fsspec
 from ckpt_remote import errors
 from ckpt_remote.store import open_store
 
-url, options = sys.argv[1], json.loads(sys.argv[2]) store = open_store(url, options) store.put("key", [b"1"],
-"create") warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads about is what is tested
-if os.fork() == 0: uses = [store.read, store.size, lambda key: list(store.list()), lambda key: store.put(key,
-[b"2"], "overwrite"), open_store(url, options).read] for use in uses: try: use("key") except
-errors.UnsupportedError as error: print("spawn" in str(error), flush=True) filesystem =
-fsspec.filesystem("s3", **options, skip_instance_cache=True) print(open_store(url,
-filesystem=filesystem).read("key").data, flush=True) os._exit(0) os.wait() print(store.read("key").data)
+url, options = sys.argv[1], json.loads(sys.argv[2])
+store = open_store(url, options)
+store.put("key", [b"1"], "create")
+warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads about is what is tested
+if os.fork() == 0:
+    again = open_store(url, options)
+    put = lambda key: store.put(key, [b"2"], "overwrite")
+    for use in (store.read, store.size, lambda key: list(store.list()), put, again.read):
+        try:
+            use("key")
+        except errors.UnsupportedError as error:
+            print("spawn" in str(error), flush=True)
+    filesystem = fsspec.filesystem("s3", **options, skip_instance_cache=True)
+    print(open_store(url, filesystem=filesystem).read("key").data, flush=True)
+    os._exit(0)
+os.wait()
+print(store.read("key").data)
 """
 PEAK = """
 import json, sys
@@ -61,7 +72,6 @@ def run(script: str, *arguments: str) -> list[str]:
 
 @pytest.fixture
 def arguments(ministack: S3Server) -> tuple[str, str]:
-    import json
 
     return f"s3://{ministack.new_bucket()}/run", json.dumps(ministack.storage_options)
 
@@ -76,11 +86,11 @@ def test_a_put_copies_nothing(arguments: tuple[str, str]) -> None:
 
 
 def test_control_c_ends_the_wait_for_an_answer_that_does_not_come() -> None:
-    over = threading.Event()
+    over, main = threading.Event(), threading.main_thread().ident
 
     def answer(asked: Asked) -> Answer:
         if asked.method in ("GET", "PUT"):
-            signal.raise_signal(signal.SIGINT)
+            signal.pthread_kill(main, signal.SIGINT)  # as the terminal does
             over.wait()
         return DONE
 
@@ -93,6 +103,7 @@ def test_control_c_ends_the_wait_for_an_answer_that_does_not_come() -> None:
             ):
                 with pytest.raises(KeyboardInterrupt):
                     use()
+                assert "ckpt_remote-store" in {thread.name for thread in threading.enumerate()}, "it waited for the end"
         finally:
             over.set()
 
