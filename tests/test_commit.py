@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ckpt_remote.bundle import Header, Index, encode_index
+from ckpt_remote import state as states
+from ckpt_remote.bundle import Entry, Header, Index, encode_index
 from ckpt_remote.commit import Delete, Get, Pause, Put, commit, delete_retired, publish, publish_state
 from ckpt_remote.errors import ConflictError, CorruptError, StoreError, UnknownOutcomeError
-from ckpt_remote.state import Entry, Record, Retired, State, decode_state
+from ckpt_remote.state import Record, Retired, State, decode_state
 from ckpt_remote.store import Object, Version
 
 URL = "s3://bucket/run"
@@ -82,7 +83,9 @@ def explore(make_world, losses):
 
 
 def state(name, lineage=()):
-    return State(latest=name, entries=(Entry(name, 1.0),), record=Record(write_id=f"id of {name}", lineage=lineage))
+    return State(
+        latest=name, entries=(states.Entry(name, 1.0),), record=Record(write_id=f"id of {name}", lineage=lineage)
+    )
 
 
 @pytest.mark.parametrize("losses", [0, 1, 2])
@@ -177,8 +180,9 @@ def run_to_end(flow, model):
     return writer.outcome
 
 
-def indexed(write_id, count):
-    index = Index(Header(num_shards=count, write_id=write_id), {})
+def indexed(write_id, count, used=0):
+    entries = {b"t%d" % shard: Entry(4, (), shard=shard, size=1) for shard in range(used)}
+    index = Index(Header(num_shards=count, write_id=write_id), entries)
     return Object(encode_index(index), Version(write_id))
 
 
@@ -201,6 +205,14 @@ def test_a_newer_index_at_a_retired_number_keeps_itself_and_its_data():
     run_to_end(delete_retired(retired, url=URL), model)
 
     assert {"ckpt-1.index", "ckpt-1.data-00000-of-00002"} == model.objects.keys()
+
+
+def test_data_that_a_newer_index_shares_with_a_retired_one_stays():
+    keys = ["ckpt-1.data-00000-of-00002", "ckpt-1.data-00001-of-00002"]
+    model = Model({"ckpt-1.index": indexed("new", 2, used=1), **dict.fromkeys(keys, Object(b"", Version("1")))})
+    run_to_end(delete_retired(Retired(path="ckpt-1", write_id="old", used=2, of=2), url=URL), model)
+
+    assert {"ckpt-1.index", keys[0]} == model.objects.keys()
 
 
 def test_nothing_is_deleted_beside_an_index_that_cannot_be_read():

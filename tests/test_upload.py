@@ -84,6 +84,15 @@ def test_an_object_of_somebody_else_is_a_conflict_even_after_a_lost_answer():
     assert {names(0): b"somebody else's"} == read_all(place)
 
 
+def test_equal_bytes_that_were_there_before_are_not_taken_for_ours():
+    """They may belong to an attempt that is still alive, and deletes them when it fails."""
+    place, shards = Place.in_memory(), plan_shards(tensors(1)[1], 10**6)
+    upload_shards(place.store(), names, shards, retry=RETRY)
+
+    with pytest.raises(ConflictError):
+        upload_shards(place.store(), names, shards, retry=RETRY)
+
+
 def test_a_failure_withdraws_what_was_provably_created_and_nothing_else():
     place = Place.in_memory()
     place.store().put(names(98), [b"somebody else's"], "create")
