@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from ckpt_remote.bundle import Buffer, Extent, TensorSlice, byte_view, find_dtype
+from ckpt_remote.buffers import Buffer, byte_view
+from ckpt_remote.bundle import Extent, TensorSlice, find_dtype
 
 __all__ = ["Piece", "Shard", "Tensor", "plan_shards", "shard_size"]
 

@@ -16,10 +16,10 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckpt_remote.buffers import byte_view
 from ckpt_remote.bundle import (
     Entry,
     Index,
-    byte_view,
     decode_index,
     decode_slice_key,
     index_name,

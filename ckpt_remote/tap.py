@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from ckpt_remote.buffers import Buffer
 from ckpt_remote.bundle import (
-    Buffer,
     decode_index,
     decode_slice_key,
     find_dtype,

@@ -17,6 +17,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 
+from ckpt_remote.buffers import Buffer, join
 from ckpt_remote.bundle import (
     Entry,
     TensorSlice,
@@ -29,7 +30,7 @@ from ckpt_remote.bundle import (
 )
 from ckpt_remote.errors import CheckpointError, ConflictError, StoreError
 from ckpt_remote.plan import Piece, Shard
-from ckpt_remote.store import Buffer, Retry, Store, join
+from ckpt_remote.store import Retry, Store
 
 __all__ = ["STREAMS", "index_entries", "upload_data", "upload_shards"]
 

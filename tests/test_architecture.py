@@ -12,8 +12,8 @@ import ckpt_remote
 PACKAGE = Path(ckpt_remote.__file__).parent
 # Top to bottom; a folder is one layer.
 LAYERS = [
-    "errors", "bundle", "store", "textproto", "staging", "plan", "state", "retention", "upload", "commit", "reader",
-    "tap", "checkpoint", "numbering", "manager", "__init__",
+    "errors", "buffers", "bundle", "store", "textproto", "staging", "plan", "state", "retention", "upload", "commit",
+    "reader", "tap", "checkpoint", "numbering", "manager", "__init__",
 ]  # fmt: skip
 TENSORFLOW = {"tap", "checkpoint", "numbering", "manager"}
 MODULES = sorted(PACKAGE.rglob("*.py"))

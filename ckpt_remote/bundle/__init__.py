@@ -26,7 +26,6 @@ from ckpt_remote.bundle.reader import BundleReader
 from ckpt_remote.bundle.slices import Extent, TensorSlice, parse_shape_and_slice
 from ckpt_remote.bundle.strings import decode_strings, encode_strings
 from ckpt_remote.bundle.verify import is_intact
-from ckpt_remote.bundle.wire import Buffer, byte_view
 from ckpt_remote.bundle.writer import BundleWriter, tensor_entry
 
 __all__ = [
@@ -35,7 +34,6 @@ __all__ = [
     "RESOURCE",
     "STRING",
     "VARIANT",
-    "Buffer",
     "BundleReader",
     "BundleWriter",
     "DType",
@@ -44,7 +42,6 @@ __all__ = [
     "Header",
     "Index",
     "TensorSlice",
-    "byte_view",
     "crc32c",
     "decode_index",
     "decode_slice_key",

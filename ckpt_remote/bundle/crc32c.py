@@ -7,7 +7,7 @@ ones, so that many threads check at once. The PyPI package `crc32c` does both; `
 
 import crc32c as _hardware
 
-from ckpt_remote.bundle.wire import Buffer, byte_view
+from ckpt_remote.buffers import Buffer, byte_view
 
 __all__ = ["crc32c", "mask", "unmask"]
 

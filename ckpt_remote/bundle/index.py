@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ckpt_remote.buffers import Buffer
 from ckpt_remote.bundle.dtypes import DTYPES, STRING
 from ckpt_remote.bundle.messages import (
     Entry,
@@ -23,7 +24,7 @@ from ckpt_remote.bundle.messages import (
 )
 from ckpt_remote.bundle.ordered import decode_slice_key, is_slice_key
 from ckpt_remote.bundle.table import read_table, write_table
-from ckpt_remote.bundle.wire import INT64_MAX, MAX_RANK, Buffer, reading
+from ckpt_remote.bundle.wire import INT64_MAX, MAX_RANK, reading
 from ckpt_remote.errors import CorruptError
 
 __all__ = [

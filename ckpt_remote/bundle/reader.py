@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ckpt_remote.buffers import Buffer
 from ckpt_remote.bundle.dtypes import RESOURCE, STRING, VARIANT, find_dtype
 from ckpt_remote.bundle.index import Index
 from ckpt_remote.bundle.messages import Entry
@@ -22,7 +23,7 @@ from ckpt_remote.bundle.ordered import is_slice_key, slice_key, tensor_key, tens
 from ckpt_remote.bundle.slices import Tiling
 from ckpt_remote.bundle.strings import decode_strings
 from ckpt_remote.bundle.verify import check_bytes
-from ckpt_remote.bundle.wire import Buffer, reading
+from ckpt_remote.bundle.wire import reading
 from ckpt_remote.errors import CorruptError, NotFoundError, UnsupportedError
 
 __all__ = ["BundleReader"]

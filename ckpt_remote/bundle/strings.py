@@ -9,8 +9,9 @@ Promises: `decode_strings` returns what `encode_strings` was given, or raises `C
 
 from collections.abc import Iterable, Sequence
 
+from ckpt_remote.buffers import Buffer
 from ckpt_remote.bundle.crc32c import crc32c, mask
-from ckpt_remote.bundle.wire import Buffer, encode_varint, read_varint
+from ckpt_remote.bundle.wire import encode_varint, read_varint
 from ckpt_remote.errors import CorruptError
 
 __all__ = ["decode_strings", "encode_strings"]

@@ -18,8 +18,9 @@ from collections.abc import Iterable, Iterator
 
 import cramjam
 
+from ckpt_remote.buffers import Buffer
 from ckpt_remote.bundle.crc32c import crc32c, mask
-from ckpt_remote.bundle.wire import CONTINUES, Buffer, encode_varint, read_varint, reading
+from ckpt_remote.bundle.wire import CONTINUES, encode_varint, read_varint, reading
 from ckpt_remote.errors import CorruptError, UnsupportedError
 
 __all__ = ["read_table", "write_table"]

@@ -7,11 +7,12 @@ anyone can check.
 
 import math
 
+from ckpt_remote.buffers import Buffer, byte_view
 from ckpt_remote.bundle.crc32c import crc32c, mask
 from ckpt_remote.bundle.dtypes import STRING, VARIANT
 from ckpt_remote.bundle.messages import Entry
 from ckpt_remote.bundle.strings import decode_strings
-from ckpt_remote.bundle.wire import Buffer, byte_view, read_varint
+from ckpt_remote.bundle.wire import read_varint
 from ckpt_remote.errors import CorruptError
 
 __all__ = ["check_bytes", "is_intact"]

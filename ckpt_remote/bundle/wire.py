@@ -1,4 +1,4 @@
-"""What every part of the format is made of: byte buffers, varints, and errors that say where they happened.
+"""What every part of the format is made of: varints, and errors that say where they happened.
 
 Promises: a varint of more than 64 bits is a `CorruptError`, found after ten bytes at most. Reading past the
 end is an `IndexError`, as for any sequence: the decoders catch it once, outside their loops.
@@ -6,10 +6,6 @@ end is an `IndexError`, as for any sequence: the decoders catch it once, outside
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeAlias, cast
-
-import numpy as np
-import numpy.typing as npt
 
 from ckpt_remote.errors import CorruptError, UnsupportedError
 
@@ -17,15 +13,10 @@ __all__ = [
     "CONTINUES",
     "INT64_MAX",
     "MAX_RANK",
-    "Buffer",
-    "byte_view",
     "encode_varint",
     "read_varint",
     "reading",
 ]
-
-Buffer: TypeAlias = bytes | bytearray | memoryview | npt.NDArray[np.uint8]
-"""Contiguous bytes, read only or writable, that are handed on without copying."""
 
 INT64_MAX = 2**63 - 1
 """TensorFlow keeps dimensions, offsets and sizes in signed 64 bits."""
@@ -40,11 +31,6 @@ _PAYLOAD = 0x7F
 _UINT64_MAX = 2**64 - 1
 _LAST_SHIFT = 63
 _ONE_BYTE = tuple(bytes([value]) for value in range(CONTINUES))
-
-
-def byte_view(data: Buffer) -> memoryview:
-    """Return `data` as a memoryview, without copying."""
-    return memoryview(cast("bytes", data))  # NumPy's stubs know the buffer protocol only from Python 3.12 on
 
 
 def encode_varint(value: int) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ckpt_remote.buffers import Buffer, byte_view
 from ckpt_remote.bundle.crc32c import crc32c, mask
 from ckpt_remote.bundle.dtypes import STRING, DType, dtype_from_numpy, find_dtype
 from ckpt_remote.bundle.index import Index, encode_index, index_name, shard_name
@@ -17,7 +18,6 @@ from ckpt_remote.bundle.messages import Entry, Header
 from ckpt_remote.bundle.ordered import slice_key, tensor_key
 from ckpt_remote.bundle.slices import TensorSlice
 from ckpt_remote.bundle.strings import encode_strings
-from ckpt_remote.bundle.wire import Buffer, byte_view
 
 __all__ = ["BundleWriter", "tensor_entry"]
 

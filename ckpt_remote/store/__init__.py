@@ -4,13 +4,12 @@
 in. All of them are `Store`s and pass one conformance suite. See `interface` for what is promised.
 """
 
-from ckpt_remote.store.interface import Buffer, Object, ObjectInfo, PutMode, Store, Version, join
+from ckpt_remote.store.interface import Object, ObjectInfo, PutMode, Store, Version
 from ckpt_remote.store.resolve import open_store
 from ckpt_remote.store.retry import Policy, Retry, Retrying
 from ckpt_remote.store.urls import split_url
 
 __all__ = [
-    "Buffer",
     "Object",
     "ObjectInfo",
     "Policy",
@@ -19,7 +18,6 @@ __all__ = [
     "Retrying",
     "Store",
     "Version",
-    "join",
     "open_store",
     "split_url",
 ]

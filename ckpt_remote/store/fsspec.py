@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from ckpt_remote import errors
+from ckpt_remote.buffers import Buffer, join
 from ckpt_remote.store import faults, interface
 
 __all__ = ["FsspecStore"]
@@ -34,7 +35,7 @@ class FsspecStore(interface.Store):
         data = bytes(self._ask("read", key, lambda: self._filesystem.cat_file(path)))
         return interface.Object(data, _digest(data))
 
-    def read_range(self, key: str, start: int, length: int) -> interface.Buffer:
+    def read_range(self, key: str, start: int, length: int) -> Buffer:
         """As `Store.read_range`."""
         interface.check_range(start, length)
         path = self._path(key)
@@ -49,7 +50,7 @@ class FsspecStore(interface.Store):
         self._filesystem.invalidate_cache()
         return int(self._ask("look up", key, lambda: self._filesystem.info(path))["size"])
 
-    def put(self, key: str, buffers: Sequence[interface.Buffer], mode: interface.PutMode) -> interface.Version:
+    def put(self, key: str, buffers: Sequence[Buffer], mode: interface.PutMode) -> interface.Version:
         """As `Store.put`, to overwrite only."""
         path = self._path(key)
         if mode != "overwrite":
@@ -59,7 +60,7 @@ class FsspecStore(interface.Store):
                 f"Save to S3 or to a local path.",
                 path=self.url_of(key),
             )
-        data = interface.join(buffers)
+        data = join(buffers)
 
         def write() -> None:
             self._filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)

@@ -12,16 +12,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, TypeAlias, cast
+from typing import Literal, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 from typing_extensions import Self
 
 from ckpt_remote import errors
+from ckpt_remote.buffers import Buffer
 
 __all__ = [
-    "Buffer",
     "Object",
     "ObjectInfo",
     "PutMode",
@@ -29,13 +27,7 @@ __all__ = [
     "Version",
     "check_key",
     "check_range",
-    "join",
-    "length",
-    "view",
 ]
-
-Buffer: TypeAlias = bytes | bytearray | memoryview | npt.NDArray[np.uint8]
-"""Contiguous bytes; a memoryview or an array is one-dimensional and of unsigned bytes."""
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -197,20 +189,3 @@ def check_range(start: int, length: int) -> None:
         raise ValueError(
             f"A range starts at 0 or later and has no negative length, not start={start}, length={length}."
         )
-
-
-def length(buffers: Sequence[Buffer]) -> int:
-    """How many bytes `buffers` hold together."""
-    return sum(view(buffer).nbytes for buffer in buffers)
-
-
-def join(buffers: Sequence[Buffer]) -> bytes:
-    """`buffers` as one `bytes`: copied once, or not at all where there is one `bytes` already."""
-    if len(buffers) == 1 and isinstance(buffers[0], bytes):
-        return buffers[0]
-    return b"".join(view(buffer) for buffer in buffers)
-
-
-def view(buffer: Buffer) -> memoryview:
-    """The same bytes, not copied."""
-    return memoryview(cast("Any", buffer))  # type stubs know numpy's arrays as buffers from Python 3.12 on

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ckpt_remote import errors
+from ckpt_remote.buffers import Buffer, byte_view
 from ckpt_remote.store import faults, interface
 
 __all__ = ["LocalStore"]
@@ -45,7 +46,7 @@ class LocalStore(interface.Store):
             status = _regular(os.fstat(file.fileno()))
             return interface.Object(file.read(), _version(status))
 
-    def read_range(self, key: str, start: int, length: int) -> interface.Buffer:
+    def read_range(self, key: str, start: int, length: int) -> Buffer:
         """As `Store.read_range`."""
         interface.check_range(start, length)
         request = faults.Request("read", self.url_of(key))
@@ -62,7 +63,7 @@ class LocalStore(interface.Store):
         with _translated(faults.Request("look up", self.url_of(key))):
             return _regular(self._path(key).stat()).st_size
 
-    def put(self, key: str, buffers: Sequence[interface.Buffer], mode: interface.PutMode) -> interface.Version:
+    def put(self, key: str, buffers: Sequence[Buffer], mode: interface.PutMode) -> interface.Version:
         """As `Store.put`."""
         request = faults.Request("write", self.url_of(key))
         target = self._path(key)
@@ -152,13 +153,13 @@ def _raise_unless_missing(error: OSError) -> None:
 
 
 @contextlib.contextmanager
-def _unfinished(folder: Path, buffers: Sequence[interface.Buffer]) -> Iterator[tuple[Path, interface.Version]]:
+def _unfinished(folder: Path, buffers: Sequence[Buffer]) -> Iterator[tuple[Path, interface.Version]]:
     """A complete, synced file under a name of our own, gone after the block unless it was renamed."""
     path = folder / f"{_UNFINISHED}{uuid.uuid4().hex}"
     try:
         with path.open("xb", buffering=0) as file:
             for buffer in buffers:
-                rest = interface.view(buffer)
+                rest = byte_view(buffer)
                 while rest:
                     rest = rest[file.write(rest) :]
             # Inode numbers are reused at once and the kernel's time steps are milliseconds: a time of our

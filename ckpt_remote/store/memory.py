@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ckpt_remote import errors
+from ckpt_remote.buffers import Buffer, join
 from ckpt_remote.store import faults, interface
 
 __all__ = ["MemoryStore"]
@@ -38,7 +39,7 @@ class MemoryStore(interface.Store):
             file = self._file("read", key)
             return interface.Object(file.getvalue(), _version(file))
 
-    def read_range(self, key: str, start: int, length: int) -> interface.Buffer:
+    def read_range(self, key: str, start: int, length: int) -> Buffer:
         """As `Store.read_range`."""
         interface.check_range(start, length)
         with _lock:
@@ -54,11 +55,11 @@ class MemoryStore(interface.Store):
             size: int = self._file("look up", key).size
             return size
 
-    def put(self, key: str, buffers: Sequence[interface.Buffer], mode: interface.PutMode) -> interface.Version:
+    def put(self, key: str, buffers: Sequence[Buffer], mode: interface.PutMode) -> interface.Version:
         """As `Store.put`."""
         request = faults.Request("write", self.url_of(key))
         path = self._path(key)
-        data = interface.join(buffers)
+        data = join(buffers)
         with _lock:
             file = self._filesystem.store.get(path)
             if mode == "create" and file is not None:

@@ -18,6 +18,7 @@ import obstore
 from obstore import exceptions
 
 from ckpt_remote import errors
+from ckpt_remote.buffers import Buffer, total_size
 from ckpt_remote.store import aws, faults, interface, options, s3, urls
 
 __all__ = ["ObstoreStore"]
@@ -50,7 +51,7 @@ class ObstoreStore(interface.Store):
         data, meta = self._send(lambda failure: self._meaning(failure, "read", key), _get, self._client(_READ), path)
         return interface.Object(data, self._version(meta, key))
 
-    def read_range(self, key: str, start: int, length: int) -> interface.Buffer:
+    def read_range(self, key: str, start: int, length: int) -> Buffer:
         """As `Store.read_range`."""
         interface.check_range(start, length)
         path = self._path(key)
@@ -73,14 +74,14 @@ class ObstoreStore(interface.Store):
         interface.check_key(key)
         return self._bucket.size(key)
 
-    def put(self, key: str, buffers: Sequence[interface.Buffer], mode: interface.PutMode) -> interface.Version:
+    def put(self, key: str, buffers: Sequence[Buffer], mode: interface.PutMode) -> interface.Version:
         """As `Store.put`."""
         path = self._path(key)
         storage_class = self._options.extra.get("StorageClass")
         result = self._send(
             lambda failure: self._put_meaning(failure, key, mode),
             obstore.put,
-            self._client(interface.length(buffers)),
+            self._client(total_size(buffers)),
             path,
             list(buffers),
             mode={"e_tag": mode.token} if isinstance(mode, interface.Version) else mode,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ckpt_remote import errors
+from ckpt_remote.buffers import Buffer
 from ckpt_remote.store import interface
 
 __all__ = ["Policy", "Retry", "Retrying"]
@@ -109,7 +110,7 @@ class Retrying(interface.Store):
         """As the inner store's, repeated."""
         return self._repeat(lambda: self._inner.read(key))
 
-    def read_range(self, key: str, start: int, length: int) -> interface.Buffer:
+    def read_range(self, key: str, start: int, length: int) -> Buffer:
         """As the inner store's, repeated."""
         return self._repeat(lambda: self._inner.read_range(key, start, length))
 
@@ -117,7 +118,7 @@ class Retrying(interface.Store):
         """As the inner store's, repeated."""
         return self._repeat(lambda: self._inner.size(key))
 
-    def put(self, key: str, buffers: Sequence[interface.Buffer], mode: interface.PutMode) -> interface.Version:
+    def put(self, key: str, buffers: Sequence[Buffer], mode: interface.PutMode) -> interface.Version:
         """As the inner store's; repeated only to overwrite."""
         if mode != "overwrite":
             return self._inner.put(key, buffers, mode)

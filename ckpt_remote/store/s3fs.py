@@ -15,6 +15,7 @@ import s3fs
 from fsspec import asyn
 
 from ckpt_remote import errors
+from ckpt_remote.buffers import Buffer, join
 from ckpt_remote.store import faults, interface, s3, urls
 
 __all__ = ["S3fsStore"]
@@ -38,7 +39,7 @@ class S3fsStore(interface.Store):
         response, data = self._get(key)
         return interface.Object(data, interface.Version(response["ETag"]))
 
-    def read_range(self, key: str, start: int, length: int) -> interface.Buffer:
+    def read_range(self, key: str, start: int, length: int) -> Buffer:
         """As `Store.read_range`."""
         interface.check_range(start, length)
         try:
@@ -58,16 +59,14 @@ class S3fsStore(interface.Store):
         interface.check_key(key)
         return self._bucket.size(key)
 
-    def put(self, key: str, buffers: Sequence[interface.Buffer], mode: interface.PutMode) -> interface.Version:
+    def put(self, key: str, buffers: Sequence[Buffer], mode: interface.PutMode) -> interface.Version:
         """As `Store.put`. Several buffers are copied together first."""
         condition = {"IfNoneMatch": "*"} if mode == "create" else {}
         if isinstance(mode, interface.Version):
             condition = {"IfMatch": mode.token}
         path = self._path(key)
         try:
-            response = self._bucket.send(
-                "write", key, "put_object", Key=path, Body=interface.join(buffers), **condition
-            )
+            response = self._bucket.send("write", key, "put_object", Key=path, Body=join(buffers), **condition)
         except errors.NotFoundError as error:
             self._bucket.require()
             # S3 answers 404 where the object to be replaced is gone.

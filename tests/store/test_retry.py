@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from ckpt_remote import errors
-from ckpt_remote.store import Buffer, Object, ObjectInfo, Policy, PutMode, Retrying, Store, Version
+from ckpt_remote.buffers import Buffer
+from ckpt_remote.store import Object, ObjectInfo, Policy, PutMode, Retrying, Store, Version
 
 BUSY = errors.StoreError("busy", transient=True)
 REFUSED = errors.StoreError("refused", transient=False)
