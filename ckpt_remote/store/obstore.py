@@ -204,13 +204,9 @@ class ObstoreStore(interface.Store):
             )
         if isinstance(failure, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
             return faults.refused(request, code)
-        try:
-            # obstore has one class for 400 and 503: boto3 knows when asking again is useless.
-            self._bucket.require()
-        except errors.StoreError as error:
-            if not error.transient:
-                return error
-        return faults.unreachable(request, f"the request failed ({code})")
+        # obstore has one class for 400 and 503: boto3 knows when asking again is useless.
+        final = self._bucket.explain(request)
+        return final or faults.unreachable(request, f"the request failed ({code})")
 
 
 def _get(client: Any, path: str) -> tuple[bytes, Any]:

@@ -8,6 +8,7 @@ function of the engine: boto3 beside obstore, s3fs's own client in the other. No
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from botocore import exceptions as boto
@@ -33,6 +34,7 @@ _CREDENTIALS = frozenset(
 _NO_CREDENTIALS = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError)
 _PASSING = (boto.ConnectionError, boto.HTTPClientError, OSError, asyncio.TimeoutError)
 _GONE = frozenset({"NoSuchKey", "NoSuchVersion"})
+_FORBIDDEN, _NOT_FOUND = HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND
 _BULK = 1000
 # Some S3-compatible services have no bulk delete: they answer as to an unknown method or a malformed request.
 _NO_BULK = frozenset({400, 404, 405, 411, 501})
@@ -95,11 +97,27 @@ class Bucket:
             self.call("head_bucket", Bucket=self.name)
         except FAILURES as error:
             status, _ = _answer(error)
-            if status == 403:  # noqa: PLR2004 - HTTP's number is its name: permission to list is withheld, it may exist
+            if status == _FORBIDDEN:  # permission to list is withheld; the bucket may exist
                 return
-            if status == 404:  # noqa: PLR2004 - as above
+            if status == _NOT_FOUND:
                 raise faults.not_found(self.request("open"), f"there is no bucket {self.name!r}") from error
             raise translate(error, self.request("open")) from error
+
+    def explain(self, request: faults.Request) -> errors.CheckpointError | None:
+        """Why a request failed, if asking again is useless; None if it may pass, or if this cannot tell."""
+        try:
+            self.call("head_bucket", Bucket=self.name)
+        except FAILURES as error:
+            meaning = translate(error, request)
+            if _answer(error)[0] == _FORBIDDEN or getattr(meaning, "transient", False):
+                return None
+        else:
+            return None
+        try:  # a HEAD has no body, so no word for what is wrong
+            self.call("list_objects_v2", Bucket=self.name, Prefix=self.root, MaxKeys=1)
+        except FAILURES as error:
+            return translate(error, request)
+        return meaning
 
     def send(self, verb: str, key: str, operation: str, **parameters: Any) -> Mapping[str, Any]:
         """One request about `key`, with its failure translated."""
