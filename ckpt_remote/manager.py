@@ -1,10 +1,9 @@
 """`CheckpointManager`: `tf.train.CheckpointManager` for object stores.
 
     save()                                         restore(), restore_or_initialize()
-    ├── interval and numbering, as TensorFlow      ├── read the state again
+    ├── interval and numbering, as TensorFlow      ├── Directory.refresh    the state as it is now
     ├── checkpoint.write     data, durable         └── checkpoint.restore   TensorFlow's own, from a checked copy
-    ├── commit               index, then state
-    └── commit.delete_retired
+    └── Directory.publish    visible; the retired deleted
 
 What it promises is said at the class. Everything about bytes, stores and protocol is in the modules below.
 """
@@ -12,8 +11,8 @@ What it promises is said at the class. Everything about bytes, stores and protoc
 import inspect
 import logging
 import os
+import threading
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
@@ -23,18 +22,9 @@ from fsspec import AbstractFileSystem
 from typing_extensions import Self
 
 from ckpt_remote.checkpoint import restore, write
-from ckpt_remote.commit import STATE, commit, delete_retired, describe, run
-from ckpt_remote.errors import (
-    CheckpointError,
-    ConflictError,
-    CorruptError,
-    NotFoundError,
-    UnknownOutcomeError,
-)
+from ckpt_remote.directory import Directory, Retention
 from ckpt_remote.numbering import SaveCounter, as_integer
-from ckpt_remote.retention import sweep
-from ckpt_remote.state import Entry, Record, Retired, State, decode_state
-from ckpt_remote.store import Object, Retry, Store, Version, open_store, split_url
+from ckpt_remote.store import Retry, Store, open_store, split_url
 
 __all__ = ["CheckpointManager"]
 
@@ -105,8 +95,9 @@ class CheckpointManager(tf.train.CheckpointManager):
         self._target = checkpoint
         self._url = os.fspath(directory)
         self._name = checkpoint_name
-        self._max_to_keep = max_to_keep
-        self._every_n_hours = keep_checkpoint_every_n_hours
+        self._retention = Retention(
+            max_to_keep=max_to_keep, keep_checkpoint_every_n_hours=keep_checkpoint_every_n_hours
+        )
         self._step_counter = step_counter
         self._interval = checkpoint_interval
         self._init_fn = init_fn
@@ -114,11 +105,9 @@ class CheckpointManager(tf.train.CheckpointManager):
         self._retry = Retry()
         self._open = lambda url: open_store(url, storage_options, filesystem)
         self._store = self._open(self._url)
+        self._known = Directory(self._store, (self._url,), self._retry)
         self._save_counter = SaveCounter(checkpoint)
-        self._objects: dict[str, Retired] = {}  # what the checkpoints of this manager consist of, to spare reading it
-        self._superseded = False
-        self._version: Version | None = None
-        self._adopt(self._read_state())
+        self._mutex = threading.Lock()
 
     @property
     def directory(self) -> str:
@@ -138,17 +127,17 @@ class CheckpointManager(tf.train.CheckpointManager):
     @property
     def latest_checkpoint(self) -> str | None:
         """The newest checkpoint's URL; None if there is none. As of the last save, restore or construction."""
-        return None if self._latest is None else self._full(self._latest)
+        return None if self._known.latest is None else self._full(self._known.latest)
 
     @property
     def checkpoints(self) -> list[str]:
         """The managed checkpoints' URLs, oldest first, without those kept by `keep_checkpoint_every_n_hours`."""
-        return [self._full(entry.path) for entry in self._entries]
+        return [self._full(entry.path) for entry in self._known.entries]
 
     @property
     def preserved_checkpoints(self) -> list[str]:
         """What `keep_checkpoint_every_n_hours` kept for good, oldest first; remembered across restarts."""
-        return [self._full(path) for path in self._preserved]
+        return [self._full(path) for path in self._known.preserved]
 
     def save(
         self,
@@ -177,31 +166,10 @@ class CheckpointManager(tf.train.CheckpointManager):
             StoreError: The store kept failing. The next save may pass.
             UnknownOutcomeError: The store gave no answer to the last request, so nobody knows yet.
         """
-        step = None
-        if self._interval is not None:
-            step = as_integer(self._step_counter)
-            if self._last_step is not None and (
-                step == self._last_step or (check_interval and step < self._last_step + self._interval)
-            ):
+        with self._mutex:
+            if not self._is_due(check_interval=check_interval):
                 return None
-        if self._superseded:
-            raise ConflictError(
-                f"cannot save to {self._store.url}: another writer has gone on from what this manager saved last. Stop "
-                "this writer, or make a new manager, which continues from what is there",
-                path=self._store.url,
-            )
-        number = self._save_counter.advance()
-        try:
-            path = f"{self._name}-{number if checkpoint_number is None else as_integer(checkpoint_number)}"
-            self._save(path, options)
-        except UnknownOutcomeError:
-            self._last_step = step
-            raise
-        except BaseException:
-            self._save_counter.rollback()
-            raise
-        self._last_step = step
-        url = self._full(path)
+            url = self._full(self._save(checkpoint_number, options))
         for callback in (options.experimental_write_callbacks if options else None) or ():
             callback(url) if inspect.signature(callback).parameters else callback()
         return url
@@ -228,10 +196,10 @@ class CheckpointManager(tf.train.CheckpointManager):
         if path is not None:
             store, name = self._locate(os.fspath(path))
             return restore(self._target, store, name, options)
-        self._refresh()
-        if self._latest is None:
+        self._known.refresh()
+        if self._known.latest is None:
             return self._target.restore(None, options=options)
-        return restore(self._target, self._store, self._latest, options)
+        return restore(self._target, self._store, self._known.latest, options)
 
     def restore_or_initialize(self) -> str | None:
         """Restores the newest checkpoint, or calls `init_fn` if there is none yet.
@@ -241,9 +209,9 @@ class CheckpointManager(tf.train.CheckpointManager):
         Returns:
             The URL of what was restored, or None.
         """
-        self._refresh()
-        if self._latest is not None:
-            restore(self._target, self._store, self._latest, None)
+        self._known.refresh()
+        if self._known.latest is not None:
+            restore(self._target, self._store, self._known.latest, None)
             if self._interval is not None:
                 self._last_step = as_integer(self._step_counter)
             return self.latest_checkpoint
@@ -277,128 +245,34 @@ class CheckpointManager(tf.train.CheckpointManager):
         directory, name = split_url(path)
         return self._open(directory), name
 
-    def _read_state(self) -> Object | None:
+    def _is_due(self, *, check_interval: bool) -> bool:
+        if self._interval is None or self._last_step is None:
+            return True
+        step = as_integer(self._step_counter)
+        return step != self._last_step and not (check_interval and step < self._last_step + self._interval)
+
+    def _save(self, checkpoint_number: Any | None, options: tf.train.CheckpointOptions | None) -> str:
+        """Saves one checkpoint and returns its path; after a failure the counter is as it was before."""
+        self._known.require_current()
+        step = None if self._interval is None else as_integer(self._step_counter)
+        number = self._save_counter.advance()
         try:
-            return self._store.read(STATE)
-        except NotFoundError:
-            self._store.require_container()
-            return None
+            path = f"{self._name}-{number if checkpoint_number is None else as_integer(checkpoint_number)}"
+            self._write(path, options)
+        except BaseException:
+            if self._known.is_settled:
+                self._save_counter.rollback()
+            else:
+                self._last_step = step  # it may have landed, so its number and its step count as used
+            raise
+        self._last_step = step
+        return path
 
-    def _refresh(self) -> None:
-        found = self._read_state()
-        if (found and found.version) != self._version:
-            self._adopt(found)
-
-    def _adopt(self, found: Object | None) -> None:
-        """Continues from the state that another manager, or a stock one, has left."""
-        now = time.time()
-        if found is None:
-            # A second back, as TensorFlow does, for managers made again in quick succession.
-            state = State(latest=None, last_preserved_timestamp=now - 1.0)
-        else:
-            directories = (self._url, self._store.url)
-            state = decode_state(found.data, path=self._store.url_of(STATE), directories=directories)
-        preserved_until = state.last_preserved_timestamp
-        if now < preserved_until:
-            _log.warning(
-                "the clock is %.3f s behind the last preserved checkpoint of %s; the older time is taken for both",
-                preserved_until - now,
-                self._store.url,
-            )
-            preserved_until = now
-        managed = [Entry(entry.path, min(entry.timestamp, now)) for entry in state.entries]
-        self._entries = [entry for entry in managed if entry.timestamp > preserved_until]
-        known = state.record.preserved if state.record else ()
-        left = (entry.path for entry in managed if entry.timestamp <= preserved_until)
-        self._preserved = tuple(dict.fromkeys((*known, *left)))
-        self._latest = state.latest
-        self._last_preserved = preserved_until
-        self._retired = state.record.retired if state.record else ()
-        self._lineage = state.record.followed_by() if state.record else ()
-        self._version = found.version if found else None
-        self._superseded = False
-
-    def _save(self, path: str, options: tf.train.CheckpointOptions | None) -> None:
+    def _write(self, path: str, options: tf.train.CheckpointOptions | None) -> None:
         started = time.perf_counter()
-        replaced = self._describe(path) if self._lists(path) else None
+        replaced = self._known.replaces(path)
         written = write(self._target, self._store, path, options, self._retry)
-        state = self._next_state(path, replaced)
-        flow = commit(path, written.index, state, self._version, url=self._store.url, attempts=self._retry.attempts)
-        version = run(flow, self._store, self._retry).version
-        self._take_over(state, version)
-        self._objects[path] = written.objects
+        self._known.publish(written.index, written.objects, replaced, self._retention)
         seconds = time.perf_counter() - started
         rate = written.size / max(seconds, 1e-9) / 1e6
         _log.info("saved %s: %.3f GB in %.2f s (%.0f MB/s)", self._full(path), written.size / 1e9, seconds, rate)
-        self._delete_retired()
-
-    def _lists(self, path: str) -> bool:
-        return path in self._preserved or any(entry.path == path for entry in self._entries)
-
-    def _next_state(self, path: str, replaced: Retired | None) -> State:
-        """The state that lists `path`, with what retention says of the others."""
-        entries = [*(entry for entry in self._entries if entry.path != path), Entry(path, time.time())]
-        decision = sweep(
-            entries,
-            self._last_preserved,
-            max_to_keep=self._max_to_keep,
-            keep_checkpoint_every_n_hours=self._every_n_hours,
-        )
-        retired = [self._describe(entry.path) for entry in decision.retired]
-        preserved = (*self._preserved, *(entry.path for entry in decision.preserved))
-        return State(
-            latest=path,
-            entries=decision.active,
-            last_preserved_timestamp=decision.last_preserved_timestamp,
-            record=Record(
-                write_id=uuid.uuid4().hex,
-                lineage=self._lineage,
-                preserved=tuple(known for known in preserved if known != path),
-                retired=tuple(gone for gone in (*self._retired, replaced, *retired) if gone is not None),
-            ),
-        )
-
-    def _describe(self, path: str) -> Retired | None:
-        """What a checkpoint consists of; None if that cannot be told, and then nothing of it is ever deleted."""
-        if path not in self._objects:
-            try:
-                found = run(describe(path, url=self._store.url), self._store, self._retry)
-            except CorruptError as error:
-                _log.warning("%s will not be deleted, as its index is damaged: %s", self._full(path), error)
-                return None
-            if found is None:
-                return None
-            self._objects[path] = found
-        return self._objects[path]
-
-    def _take_over(self, state: State, version: Version | None) -> None:
-        """What is durable becomes what this manager knows."""
-        if state.record is None:
-            raise ValueError("a state of ours has a record")
-        self._entries = list(state.entries)
-        self._latest = state.latest
-        self._last_preserved = state.last_preserved_timestamp
-        self._preserved = state.record.preserved
-        self._retired = state.record.retired
-        self._lineage = state.record.followed_by()
-        self._version = version
-        self._superseded = version is None
-
-    def _delete_retired(self) -> None:
-        """Deletes what the state no longer lists. A failure costs space only: it is logged, and tried again later."""
-        remaining = []
-        for retired in self._retired:
-            if self._objects.get(retired.path) == retired:
-                del self._objects[retired.path]
-            try:
-                failures = run(delete_retired(retired, url=self._store.url), self._store, self._retry)
-            except CorruptError as error:
-                _log.warning("%s is left in place, as its index is damaged: %s", self._full(retired.path), error)
-                continue
-            except CheckpointError as error:
-                failures = {retired.index: error}
-            if failures:
-                remaining.append(retired)
-            for key, failure in failures.items():
-                _log.warning("%s could not be deleted, and will be tried again: %s", self._store.url_of(key), failure)
-        self._retired = tuple(remaining)

@@ -78,7 +78,8 @@ def _process_folder(parent: Path) -> Path:
             parent,
         )  # a forked child makes its own; the lock it inherited still guards its parent's
         if key not in _owned or not _owned[key][0].is_dir():
-            _sweep(parent)
+            for place in {parent, Path(tempfile.gettempdir()), _SHARED_MEMORY}:
+                _sweep(place)
             folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
             lock = os.open(folder / f"{_LOCK}.new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -13,7 +13,7 @@ PACKAGE = Path(ckpt_remote.__file__).parent
 # Top to bottom; a folder is one layer.
 LAYERS = [
     "errors", "buffers", "bundle", "store", "textproto", "staging", "plan", "state", "retention", "upload", "commit",
-    "reader", "tap", "checkpoint", "numbering", "manager", "__init__",
+    "directory", "reader", "tap", "checkpoint", "numbering", "manager", "__init__",
 ]  # fmt: skip
 TENSORFLOW = {"tap", "checkpoint", "numbering", "manager"}
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from support.places import Place, download, upload
+from support.places import Place, download, read_all, upload
 
 from ckpt_remote import CorruptError, NotFoundError
 
@@ -257,3 +257,63 @@ def test_a_save_in_graph_mode_is_restored_eagerly_and_back(memory_place):
     memory_place.manager(tf.train.Checkpoint(v=value)).restore().assert_consumed()
 
     assert [1.0, 2.0] == value.numpy().tolist()
+
+
+class _Own(tf.__internal__.tracking.AutoTrackable):
+    """Has a saver of its own, which writes a shard and, beside it, a file that TensorFlow knows nothing of."""
+
+    def __init__(self, number, note):
+        self.number, self.note = number, note
+
+    @staticmethod
+    def save(trackables, file_prefix):
+        (name, own), *_ = trackables.items()
+        tf.raw_ops.SaveV2(
+            prefix=file_prefix, tensor_names=[name], shape_and_slices=[""], tensors=[tf.constant(own.number)]
+        )
+        Path(f"{file_prefix.numpy().decode()}.note").write_text(own.note)
+        return file_prefix
+
+    @staticmethod
+    def restore(trackables, merged_prefix):
+        (name, own), *_ = trackables.items()
+        prefix = merged_prefix.numpy().decode()
+        (number,) = tf.raw_ops.RestoreV2(prefix=prefix, tensor_names=[name], shape_and_slices=[""], dtypes=[tf.int32])
+        own.number, own.note = int(number), Path(f"{prefix}-Tests.Own.note").read_text()
+
+
+@pytest.fixture(scope="module")
+def _registered():
+    from tensorflow.python.saved_model import registration  # there is no public way to register one
+
+    registration.register_checkpoint_saver(
+        package="Tests",
+        name="Own",
+        predicate=lambda trackable: isinstance(trackable, _Own),
+        save_fn=_Own.save,
+        restore_fn=_Own.restore,
+    )
+
+
+@pytest.mark.usefixtures("_registered")
+def test_a_registered_savers_shards_and_side_files_come_back_and_are_deleted_with_the_checkpoint(place):
+    own, value = _Own(7, "kept"), tf.Variable(1.0)
+    manager = place.manager(tf.train.Checkpoint(own=own, value=value), max_to_keep=1)
+    manager.save()
+    assert b"kept" == place.store().read("ckpt-1-Tests.Own.note").data
+
+    other = _Own(0, "")
+    place.manager(tf.train.Checkpoint(own=other, value=tf.Variable(0.0))).restore().assert_consumed()
+    assert (7, "kept") == (other.number, other.note)
+    manager.save()
+    assert {"ckpt-2", "ckpt-2-Tests", "checkpoint"} == {key.partition(".")[0] for key in read_all(place)}
+
+
+@pytest.mark.usefixtures("_registered")
+def test_stock_tensorflow_restores_a_registered_savers_state_from_a_plain_copy(memory_place, tmp_path):
+    memory_place.manager(tf.train.Checkpoint(own=_Own(7, "kept"))).save()
+    own = _Own(0, "")
+    path = tf.train.latest_checkpoint(download(memory_place, tmp_path / "copy"))
+    tf.train.Checkpoint(own=own).restore(path).assert_consumed()
+
+    assert (7, "kept") == (own.number, own.note)

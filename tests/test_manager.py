@@ -1,6 +1,7 @@
 """What the manager promises beyond TensorFlow's: safety, clear refusals, and saves that cost nothing when they fail."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import numpy as np
@@ -10,7 +11,7 @@ from support.places import Place, read_all
 from support.servers import free_port
 
 import ckpt_remote
-from ckpt_remote import ConflictError, CorruptError, NotFoundError, StoreError, UnsupportedError
+from ckpt_remote import ConflictError, CorruptError, NotFoundError, StoreError, UnknownOutcomeError, UnsupportedError
 
 
 @pytest.fixture
@@ -195,6 +196,44 @@ def test_a_failed_save_costs_nothing(stage, memory_place, value, refusing):
     refusing[0].refusing = ""
     assert f"{memory_place.url}/ckpt-2" == manager.save(), "the interval had not passed for the failed save either"
     assert manager.save() is None
+
+
+@pytest.mark.parametrize("landed", [False, True])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, StoreError("no answer", transient=True)], ids=["Ctrl-C", "silence"]
+)
+def test_after_a_save_of_unknown_outcome_the_next_one_finds_out(error, landed, memory_place, value, monkeypatch):
+    manager = make(memory_place, value, max_to_keep=5)
+    manager.save()
+    put, read = manager._store.put, manager._store.read
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+    def cut_off(key, buffers, mode):
+        if key != "checkpoint":
+            return put(key, buffers, mode)
+        if landed and read("checkpoint").data != buffers[0]:
+            put(key, buffers, mode)
+        manager._store.read = lambda key: (_ for _ in ()).throw(StoreError("no answer", transient=True))
+        raise error
+
+    manager._store.put = cut_off
+    with pytest.raises((KeyboardInterrupt, UnknownOutcomeError)):
+        manager.save()
+    assert 2 == int(manager.checkpoint.save_counter), "it may have landed, so its number is used"
+    manager._store.put, manager._store.read = put, read
+
+    assert f"{memory_place.url}/ckpt-3" == manager.save()
+    expected = ["ckpt-1", "ckpt-2", "ckpt-3"] if landed else ["ckpt-1", "ckpt-3"]
+    assert [f"{memory_place.url}/{name}" for name in expected] == manager.checkpoints
+
+
+def test_threads_that_save_with_one_manager_take_turns(memory_place, value):
+    manager = make(memory_place, value, max_to_keep=None)
+    with ThreadPoolExecutor(8) as pool:
+        paths = list(pool.map(lambda _: manager.save(), range(16)))
+
+    assert 16 == len(set(paths))
+    assert sorted(paths) == sorted(manager.checkpoints) == sorted(make(memory_place, value).checkpoints)
 
 
 def test_what_a_failed_upload_had_created_is_withdrawn(memory_place, refusing, monkeypatch):
