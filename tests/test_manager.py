@@ -398,3 +398,14 @@ def test_each_save_is_one_line_in_the_log(memory_place, value, caplog):
     make(memory_place, value).save()
 
     assert 1 == sum(record.message.startswith(f"saved {memory_place.url}/ckpt-1") for record in caplog.records)
+
+
+@pytest.mark.parametrize("prefix", ["", "/deep/er/run", "/a run #1?", "/läuft/100%", "/run/"])
+def test_a_directory_may_be_a_bucket_or_have_any_name(prefix, ministack, value):
+    place = Place(f"s3://{ministack.new_bucket()}{prefix}", ministack.storage_options)
+    manager = make(place, value, max_to_keep=1)
+    manager.save()
+    path = manager.save()
+
+    assert f"{place.url.rstrip('/')}/ckpt-2" == path == make(place, value).restore_or_initialize()
+    assert 3 == len(read_all(place))

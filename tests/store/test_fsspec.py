@@ -93,9 +93,22 @@ def test_failures_are_the_librarys_own(
     assert isinstance(inner.delete(["key"])["key"], expected)
 
 
-def test_a_listing_cache_is_never_believed(store: Store, tmp_path: Path) -> None:
-    filesystem = fsspec.filesystem("dir", path=str(tmp_path), target_protocol="file", use_listings_cache=True)
-    with open_store("run", filesystem=filesystem) as cached:
-        assert [] == list(cached.list())
-        store.put("key", [b"1"], "overwrite")
-        assert ["key"] == [info.key for info in cached.list()]
+class Remembering(LocalFileSystem):
+    """Believes its first listing of a directory for ever, as most remote filesystems do by default."""
+
+    def ls(self, path, detail=False, **kwargs):  # noqa: FBT002 - fsspec's signature
+        if path not in self.dircache:
+            self.dircache[path] = super().ls(path, detail=True, **kwargs)
+        found = self.dircache[path]
+        return found if detail else [entry["name"] for entry in found]
+
+    def invalidate_cache(self, path=None):
+        self.dircache.clear()
+
+
+def test_a_listing_cache_is_never_believed(tmp_path: Path) -> None:
+    with open_store(tmp_path, filesystem=Remembering(skip_instance_cache=True)) as store:
+        assert store.engine == "fsspec Remembering (a filesystem was given)"
+        assert [] == list(store.list())
+        (tmp_path / "key").write_bytes(b"1")
+        assert ["key"] == [info.key for info in store.list()]

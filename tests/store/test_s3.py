@@ -131,18 +131,11 @@ def test_an_expired_token_is_final(opened: Opener) -> None:
             error = failure(use)
             assert isinstance(error, errors.StoreError), name
             assert not error.transient, name
-            assert "ExpiredToken" in str(error) or name == "size", name  # a HEAD has no words
+            if name != "size":  # a HEAD has no words
+                assert "ExpiredToken" in str(error), name
+                assert "Credentials used" in str(error), name
             assert "s3://bucket/run" in str(error), name
         assert server.count("PUT") == 3
-
-
-def test_a_wrong_region_is_final(opened: Opener) -> None:
-    with answering(always(s3_error(301, "PermanentRedirect"))) as server, opened(server) as store:
-        for name, use in everything(store).items():
-            error = failure(use)
-            assert isinstance(error, errors.StoreError), name
-            assert not error.transient, name
-            assert "region" in str(error), name
 
 
 def test_an_undecided_race_is_no_conflict(opened: Opener) -> None:
