@@ -21,7 +21,6 @@ import botocore.credentials
 import botocore.loaders
 import botocore.session
 from botocore import exceptions as boto
-from obstore.exceptions import UnknownConfigurationKeyError
 from obstore.store import S3Store
 
 from ckpt_remote.store import faults, options, s3
@@ -54,22 +53,19 @@ class Account:
     def open(self, seconds: float) -> Any:
         """An obstore store whose requests may take `seconds` from connecting to the last byte."""
         endpoint = self._endpoint()
-        configuration = self._configuration() | {"aws_endpoint": endpoint}
-        arguments = {
-            "client_options": {
+        return S3Store(
+            self.bucket,
+            # AWS_ENDPOINT_URL_S3 in the environment beats obstore's `endpoint`: say both.
+            config=self._configuration() | {"aws_endpoint": endpoint, "aws_endpoint_url_s3": endpoint},
+            client_options={
                 "allow_http": endpoint.startswith("http://"),
                 "allow_invalid_certificates": self.options.verify is False,
                 "connect_timeout": _duration(self.options.config.get("connect_timeout", _CONNECT_SECONDS)),
                 "timeout": _duration(seconds),
             },
-            "retry_config": {"max_retries": 0},
-            "credential_provider": None if self.credentials is None else _Provider(self.credentials),
-        }
-        try:
-            # AWS_ENDPOINT_URL_S3 in the environment beats obstore's `endpoint`: say both.
-            return S3Store(self.bucket, config={**configuration, "aws_endpoint_url_s3": endpoint}, **arguments)
-        except UnknownConfigurationKeyError:  # obstore before 0.9 knows neither
-            return S3Store(self.bucket, config=configuration, **arguments)
+            retry_config={"max_retries": 0},
+            credential_provider=None if self.credentials is None else _Provider(self.credentials),
+        )
 
     def _endpoint(self) -> str:
         endpoint: str = self.client.meta.endpoint_url

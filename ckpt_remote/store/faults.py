@@ -96,7 +96,7 @@ def from_status(request: Request, status: int, code: str = "") -> errors.Checkpo
     if status in _TRANSIENT:
         return unreachable(request, f"the store answered {answer}")
     return errors.StoreError(
-        f"Cannot {request.verb} {request.url}: the store answered {answer}. Check the region, the endpoint "
-        f"and the storage_options.",
+        f"Cannot {request.verb} {request.url}: the store answered {answer}. Check the credentials, the region, "
+        f"the endpoint and the storage_options.",
         path=request.url,
     )

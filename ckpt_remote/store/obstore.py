@@ -7,6 +7,7 @@ which fails on keys it would not write itself and needs bulk deletes that not ev
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import os
 import re
@@ -174,9 +175,10 @@ class ObstoreStore(interface.Store):
 
     def _range_meaning(self, failure: Exception, key: str, start: int, length: int) -> Exception:
         if isinstance(failure, exceptions.GenericError):  # a range that begins after the end has no class of its own
-            size = self.size(key)
-            if size < start + length:
-                return faults.corrupt(self._bucket.request("read", key), start, length, size)
+            with contextlib.suppress(errors.CheckpointError):
+                size = self.size(key)
+                if size < start + length:
+                    return faults.corrupt(self._bucket.request("read", key), start, length, size)
         return self._meaning(failure, "read", key)
 
     def _put_meaning(self, failure: Exception, key: str, mode: interface.PutMode) -> Exception:

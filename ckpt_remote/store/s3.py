@@ -16,7 +16,7 @@ from botocore import exceptions as boto
 from ckpt_remote import errors
 from ckpt_remote.store import faults, interface
 
-__all__ = ["FAILURES", "Bucket", "translate"]
+__all__ = ["FAILURES", "Bucket", "answer_of", "translate"]
 
 FAILURES: tuple[type[Exception], ...] = (boto.BotoCoreError, boto.ClientError, OSError, asyncio.TimeoutError)
 """What a request may raise, s3fs's translations and broken connections included."""
@@ -96,7 +96,7 @@ class Bucket:
         try:
             self.call("head_bucket", Bucket=self.name)
         except FAILURES as error:
-            status, _ = _answer(error)
+            status, _ = answer_of(error)
             if status == _FORBIDDEN:  # permission to list is withheld; the bucket may exist
                 return
             if status == _NOT_FOUND:
@@ -109,7 +109,7 @@ class Bucket:
             self.call("head_bucket", Bucket=self.name)
         except FAILURES as error:
             meaning = translate(error, request)
-            if _answer(error)[0] == _FORBIDDEN or getattr(meaning, "transient", False):
+            if answer_of(error)[0] == _FORBIDDEN or getattr(meaning, "transient", False):
                 return None
         else:
             return None
@@ -135,7 +135,7 @@ class Bucket:
                 Delete={"Objects": [{"Key": name} for name in named], "Quiet": True},
             )
         except FAILURES as error:
-            status, code = _answer(error)
+            status, code = answer_of(error)
             if status in _NO_BULK and code != "NoSuchBucket":
                 return self._delete_singly(keys)
             return {key: translate(error, self.request("delete", key)) for key in keys}
@@ -163,7 +163,7 @@ class Bucket:
 
 def translate(error: Exception, request: faults.Request) -> errors.CheckpointError:
     """What `error` means to the caller. Raise it `from` the error."""
-    status, code = _answer(error)
+    status, code = answer_of(error)
     if code == "NoSuchBucket":
         return faults.not_found(request, "the bucket does not exist")
     if code in _CREDENTIALS:
@@ -182,7 +182,7 @@ def translate(error: Exception, request: faults.Request) -> errors.CheckpointErr
     )
 
 
-def _answer(error: BaseException | None) -> tuple[int, str]:
+def answer_of(error: BaseException | None) -> tuple[int, str]:
     """The HTTP status and S3's code behind `error`; 0 where the server did not answer."""
     while error is not None:
         response = getattr(error, "response", None)

@@ -8,6 +8,7 @@ read back, as they do anyway.
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -45,10 +46,9 @@ class S3fsStore(interface.Store):
         try:
             data = self._get(key, Range=f"bytes={start}-{start + length - 1}")[1] if length else b""
         except errors.StoreError as error:
-            size = self.size(key)
-            if error.transient or size >= start + length:
+            if s3.answer_of(error)[0] != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise
-            raise faults.corrupt(self._bucket.request("read", key), start, length, size) from error
+            raise faults.corrupt(self._bucket.request("read", key), start, length, self.size(key)) from error
         end = start + len(data) if length else self.size(key)
         if end < start + length:
             raise faults.corrupt(self._bucket.request("read", key), start, length, end)
