@@ -174,7 +174,7 @@ def publish(key: str, data: bytes, *, url: str, attempts: int) -> Flow[None]:
         if current is not None and current.data == data:
             return
         mode = "create" if current is None else current.version
-    raise failure or ConflictError(f"cannot publish {url}/{key}")
+    raise failure or ConflictError(f"Cannot publish {url}/{key}: others kept changing it.")
 
 
 def publish_state(state: State, version: Version | None, *, url: str, attempts: int) -> Flow[Published]:
@@ -205,14 +205,15 @@ def publish_state(state: State, version: Version | None, *, url: str, attempts: 
         if current is not None and _built_on(current, state.record.write_id, path, url):
             return Published(None)
         if (None if current is None else current.version) != version:
+            cause = "its state is gone" if current is None else "another writer has changed its state"
             raise ConflictError(
-                f"cannot save to {url}: another writer has changed its state since this manager read it; nothing of "
-                "theirs was touched. Stop this writer, or make a new manager, which continues from what is there",
+                f"Cannot save to {url}: {cause} since this manager read it; nothing of theirs was touched. Stop this "
+                "writer, or restore, or make a new manager, which continues from what is there.",
                 path=path,
             ) from failure
     raise UnknownOutcomeError(
-        f"cannot tell whether the state {path} was written: the store gave no answer {attempts} times; nothing was "
-        "deleted. Read it again later: it lists the old checkpoints or the new",
+        f"Cannot tell whether the state {path} was written: the store gave no answer {attempts} times; nothing was "
+        "deleted. Read it again later: it lists the old checkpoints or the new.",
         path=path,
     ) from failure
 

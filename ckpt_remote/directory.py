@@ -85,8 +85,8 @@ class Directory:
         self._settle()
         if self._superseded:
             raise ConflictError(
-                f"cannot save to {self._store.url}: another writer has gone on from what this one saved last. Stop "
-                "this writer, or make a new manager, which continues from what is there",
+                f"Cannot save to {self._store.url}: another writer has gone on from what this one saved last. Stop "
+                "this writer, or make a new manager, which continues from what is there.",
                 path=self._store.url,
             )
 

@@ -60,7 +60,8 @@ class CheckpointManager(tf.train.CheckpointManager):
         NotFoundError: The bucket does not exist.
         CorruptError: The state in the directory cannot be read, or names something outside it.
         StoreError: The store refused or could not be reached.
-        UnsupportedError: There is no safe way to save on this store.
+        UnsupportedError: Nothing serves the URL's scheme.
+        TypeError: An argument is of another type.
 
     Example:
         >>> import tensorflow as tf, ckpt_remote
@@ -88,7 +89,7 @@ class CheckpointManager(tf.train.CheckpointManager):
     ) -> None:
         # The base constructor reads the directory through TensorFlow's own file systems, which know no S3; every
         # public member of the base is overridden instead.
-        if max_to_keep is not None and max_to_keep <= 0:
+        if max_to_keep is not None and as_integer(max_to_keep) <= 0:
             raise ValueError(f"Expected a positive integer or `None` for `max_to_keep`, got {max_to_keep}.")
         if checkpoint_interval is not None and step_counter is None:
             raise ValueError("`step_counter` should be passed if `checkpoint_interval` is not None.")
@@ -165,7 +166,10 @@ class CheckpointManager(tf.train.CheckpointManager):
             ConflictError: Another writer has changed the directory since this manager read it.
             StoreError: The store kept failing. The next save may pass.
             UnknownOutcomeError: The store gave no answer to the last request, so nobody knows yet.
+            UnsupportedError: There is no safe way to save on this store.
         """
+        if options is not None and not isinstance(options, tf.train.CheckpointOptions):
+            raise TypeError(f"options are tf.train.CheckpointOptions, not {options!r}.")
         with self._mutex:
             if not self._is_due(check_interval=check_interval):
                 return None

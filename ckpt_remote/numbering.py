@@ -4,6 +4,7 @@ Promises: `SaveCounter.rollback` undoes `advance`, so that a failed save leaves 
 added to the graph after the first use of each.
 """
 
+import operator
 from typing import Any
 
 import tensorflow as tf
@@ -12,12 +13,19 @@ __all__ = ["SaveCounter", "as_integer"]
 
 
 def as_integer(value: Any) -> int:
-    """The value of an integer, or of an integer variable or tensor, which in graph mode the default session reads."""
-    if isinstance(value, int):
-        return value
-    if tf.executing_eagerly():
-        return int(value.numpy() if hasattr(value, "numpy") else value)
-    return int(_session().run(value))
+    """The value of an integer, or of an integer variable or tensor, which in graph mode the default session reads.
+
+    Raises:
+        TypeError: It is no integer.
+    """
+    if isinstance(value, (tf.Tensor, tf.Variable)) and not tf.executing_eagerly():
+        value = _session().run(value)
+    elif hasattr(value, "numpy"):
+        value = value.numpy()
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"Steps and checkpoints are numbered by integers, not by {value!r}.") from error
 
 
 class SaveCounter:

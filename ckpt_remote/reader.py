@@ -88,8 +88,10 @@ def open_checkpoint(store: Store, path: str) -> Stored:
     try:
         encoded = store.read(key).data
     except NotFoundError as error:
+        store.require_container()
         raise NotFoundError(
-            f"there is no checkpoint {store.url_of(path)}: it has no index, {store.url_of(key)}. Check the path",
+            f"There is no checkpoint {store.url_of(path)}: it has no index, {store.url_of(key)}. Check the path: a checkpoint "
+            "is named by its prefix, as 'run/ckpt-7', not by its directory or one of its files.",
             path=store.url_of(path),
         ) from error
     return Stored(store=store, path=path, index=decode_index(encoded, path=store.url_of(key)), encoded=encoded)
@@ -141,7 +143,7 @@ def _fetch_range(store: Store, key: str, start: int, size: int, local: Path) -> 
         data = store.read_range(key, start, size)
     except NotFoundError as error:
         raise CorruptError(
-            f"{store.url_of(key)} is missing, so the checkpoint is damaged; restore an older one",
+            f"{store.url_of(key)} is missing, so the checkpoint is damaged. Restore an older one.",
             path=store.url_of(key),
         ) from error
     file = os.open(local, os.O_WRONLY | os.O_CLOEXEC)
@@ -160,7 +162,7 @@ def _fetch_file(store: Store, key: str, local: Path) -> None:
         local.write_bytes(store.read(key).data)
     except NotFoundError as error:
         raise CorruptError(
-            f"{store.url_of(key)} is missing, so the checkpoint is damaged; restore an older one",
+            f"{store.url_of(key)} is missing, so the checkpoint is damaged. Restore an older one.",
             path=store.url_of(key),
         ) from error
 
@@ -185,6 +187,6 @@ def _verify_shard(local: Path, entries: Sequence[tuple[bytes, Entry]], url: str)
             name = decode_slice_key(key)[0] if is_slice_key(key) else tensor_name(key)
             raise CorruptError(
                 f"{url} is damaged: {name!r}, its {entry.size} bytes from {entry.offset} on, fail their checksum; "
-                "nothing was restored. Restore an older checkpoint",
+                "nothing was restored. Restore an older checkpoint.",
                 path=url,
             )

@@ -154,8 +154,8 @@ def decode_state(data: bytes, *, path: str, directories: Sequence[str]) -> State
         if isinstance(error, CorruptError):
             raise
         message = (
-            f"cannot read the checkpoint state {path}: {error}; nothing was changed or deleted. Restore the file from "
-            "a version or copy, or write one that names the checkpoint you want, as TensorFlow does"
+            f"Cannot read the checkpoint state {path}: {error}; nothing was changed or deleted. Restore the file from "
+            "a version or copy, or write one that names the checkpoint you want, as TensorFlow does."
         )
         raise CorruptError(message, path=path) from error
 
@@ -179,15 +179,15 @@ def _decode_record(text: str, path: str) -> tuple[Record | None, str]:
     rest = f"{record}\n{body}".encode()
     if f"{crc32c(rest):08x}" != checksum:
         raise CorruptError(
-            f"the checkpoint state {path} fails its checksum: it was damaged, or edited by hand; nothing was changed "
-            "or deleted. If what it says is right, delete its first line",
+            f"The checkpoint state {path} fails its checksum: it was damaged, or edited by hand; nothing was changed "
+            "or deleted. If what it says is right, delete its first line.",
             path=path,
         )
     value: dict[str, Any] = json.loads(record)
     if value["v"] != _FORMAT:
         raise UnsupportedError(
-            f"the checkpoint state {path} has format {value['v']}, and this version of ckpt_remote knows {_FORMAT}: "
-            "update ckpt_remote",
+            f"The checkpoint state {path} has format {value['v']}, and this version of ckpt_remote knows {_FORMAT}: "
+            "update ckpt_remote.",
             path=path,
         )
     retired = tuple(

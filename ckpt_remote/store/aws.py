@@ -52,7 +52,7 @@ class Account:
 
     def open(self, seconds: float) -> Any:
         """An obstore store whose requests may take `seconds` from connecting to the last byte."""
-        endpoint = self._endpoint()
+        endpoint = self.endpoint
         return S3Store(
             self.bucket,
             # AWS_ENDPOINT_URL_S3 in the environment beats obstore's `endpoint`: say both.
@@ -67,7 +67,9 @@ class Account:
             credential_provider=None if self.credentials is None else _Provider(self.credentials),
         )
 
-    def _endpoint(self) -> str:
+    @property
+    def endpoint(self) -> str:
+        """Where requests go."""
         endpoint: str = self.client.meta.endpoint_url
         if not self._virtual():
             return endpoint

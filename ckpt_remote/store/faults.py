@@ -67,11 +67,13 @@ def corrupt(request: Request, start: int, length: int, size: int) -> errors.Corr
 
 def refused(request: Request, cause: str) -> errors.StoreError:
     """Credentials or permissions do not suffice; asking again will not help."""
-    used = f" Credentials used: {request.credentials}." if request.credentials else ""
+    advice = (
+        f"Credentials used: {request.credentials}. Check that they are valid here, not expired, and allowed to do this."
+        if request.credentials
+        else "Check the permissions."
+    )
     return errors.StoreError(
-        f"Cannot {request.verb} {request.url}: access was refused ({cause}).{used} "
-        f"Check that they are valid here, not expired, and allowed to do this.",
-        path=request.url,
+        f"Cannot {request.verb} {request.url}: access was refused ({cause}). {advice}", path=request.url
     )
 
 

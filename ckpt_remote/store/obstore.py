@@ -208,7 +208,7 @@ class ObstoreStore(interface.Store):
             return faults.refused(request, code)
         # obstore has one class for 400 and 503: boto3 knows when asking again is useless.
         final = self._bucket.explain(request)
-        return final or faults.unreachable(request, f"the request failed ({code})")
+        return final or faults.unreachable(request, f"the request to {self._account.endpoint} failed ({code})")
 
 
 def _get(client: Any, path: str) -> tuple[bytes, Any]:

@@ -119,6 +119,9 @@ def parse_s3_options(storage_options: Mapping[str, Any]) -> S3Options:
     ):  # fsspec reads its environment as JSON: a numeric key comes as a number
         if meant.get(name) is not None:
             meant[name] = str(meant[name])
+    endpoint = meant.get("endpoint_url")
+    if endpoint is not None and not str(endpoint).startswith(("http://", "https://")):
+        raise ValueError(f"endpoint_url must begin with http:// or https://, which {endpoint!r} does not.")
     meant["requester_pays"] = bool(meant.get("requester_pays")) or extra.get("RequestPayer") == "requester"
     return S3Options(
         **meant,

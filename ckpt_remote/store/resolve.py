@@ -25,6 +25,8 @@ __all__ = ["open_store"]
 
 _logger = logging.getLogger(__name__)
 _S3 = ("s3", "s3a")
+_LOCAL = ("file", "local")
+_NOT_YET = ("gs", "gcs")
 _CHAIN = re.compile(r"^[^/]*::|::[a-z0-9+.-]+://")
 
 
@@ -45,20 +47,42 @@ def open_store(
     Raises:
         ValueError: The URL names no directory, an option is unknown, or both `storage_options` and
             `filesystem` are given.
+        TypeError: An argument is of another type.
         UnsupportedError: Nothing installed serves the URL's scheme.
     """
-    text = os.fspath(url)
+    text = _checked_url(url)
+    if storage_options is not None and not isinstance(storage_options, Mapping):
+        raise TypeError(f"storage_options is a mapping of names to values, not {type(storage_options).__name__}.")
     if filesystem is not None:
+        if not isinstance(filesystem, fsspec.AbstractFileSystem):
+            raise TypeError(f"filesystem is an fsspec filesystem, made, not {filesystem!r}.")
         if storage_options:
             raise ValueError("Give storage_options or a filesystem, not both: a filesystem has its own.")
         store = _of_filesystem(text, filesystem)
-        policy = retry.Policy()
+        policy = retry.Policy(attempts=1) if _repeats_itself(filesystem) else retry.Policy()
     elif urls.scheme_of(text) in _S3:
         store, policy = _of_s3(text, storage_options or {})
     else:
         store, policy = _of_scheme(text, storage_options or {}), retry.Policy()
     _logger.info("%s is served by %s", store.url, store.engine)
     return retry.Retrying(store, policy)
+
+
+def _checked_url(url: str | os.PathLike[str]) -> str:
+    text = os.fspath(url)
+    if not isinstance(text, str):
+        raise TypeError(f"A directory is a URL or a path in text, not {text!r}.")
+    scheme, colon, rest = text.partition(":")
+    pathlib_was_there = colon and rest.startswith("/") and not rest.startswith("//")
+    if pathlib_was_there and scheme not in _LOCAL and scheme in fsspec.available_protocols():
+        raise ValueError(f"{text!r} was a URL before pathlib took one of its slashes: hand it in as text.")
+    return text
+
+
+def _repeats_itself(filesystem: fsspec.AbstractFileSystem) -> bool:
+    """Whether requests of a user's filesystem are retried below already, and ours would multiply them."""
+    config = getattr(filesystem, "config_kwargs", None)  # s3fs: botocore's configuration
+    return config is not None and "retries" not in config
 
 
 def _of_s3(url: str, storage_options: Mapping[str, Any]) -> tuple[interface.Store, retry.Policy]:
@@ -87,6 +111,11 @@ def _why_not_obstore(location: urls.BucketUrl, parsed: Any) -> str:
 
 def _of_scheme(url: str, storage_options: Mapping[str, Any]) -> interface.Store:
     scheme = urls.scheme_of(url) or "file"
+    if scheme in _NOT_YET:
+        raise errors.UnsupportedError(
+            f"Cannot open {_shown(url)}: Google Cloud Storage is not supported yet. Save to S3 or to a local path.",
+            path=_shown(url),
+        )
     if _CHAIN.search(url):
         raise errors.UnsupportedError(
             f"{url!r} chains filesystems: make the filesystem yourself and hand it in.", path=url
@@ -103,7 +132,13 @@ def _of_scheme(url: str, storage_options: Mapping[str, Any]) -> interface.Store:
         _require_known(kind, storage_options)
     in_url = kind._get_kwargs_from_urls(url)  # noqa: SLF001 - fsspec's hook for hosts and ports in URLs
     options = {**in_url, **storage_options}
-    return _served(url, kind(**options, skip_instance_cache=True), f"default for {scheme}://")
+    try:
+        filesystem = kind(**options, skip_instance_cache=True)
+    except ImportError as error:
+        raise errors.UnsupportedError(
+            f"Cannot open {_shown(url)}: {error}. Install the package that serves {scheme}://.", path=_shown(url)
+        ) from error
+    return _served(url, filesystem, f"default for {scheme}://")
 
 
 def _of_filesystem(url: str, filesystem: fsspec.AbstractFileSystem) -> interface.Store:

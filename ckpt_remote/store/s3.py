@@ -171,7 +171,11 @@ def translate(error: Exception, request: faults.Request) -> errors.CheckpointErr
     if status:
         return faults.from_status(request, status, code)
     if isinstance(error, _NO_CREDENTIALS):
-        return faults.refused(request, f"no usable AWS credentials: {type(error).__name__}")
+        return errors.StoreError(
+            f"Cannot {request.verb} {request.url}: {error}. Give key and secret in storage_options, set "
+            f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run `aws configure`.",
+            path=request.url,
+        )
     # A failed handshake is no passing trouble.
     if isinstance(error, _PASSING) and not isinstance(error, boto.SSLError):
         return faults.unreachable(request, f"the store could not be reached ({type(error).__name__})")

@@ -93,12 +93,12 @@ def _interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.usefixtures("_interruptible")
 def waiting() -> list[threading.Thread]:
     """The threads in which requests of the main thread wait for their answers."""
     return [thread for thread in threading.enumerate() if thread.name == "ckpt_remote-store"]
 
 
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("use", ["read", "read_range", "put"])
 def test_control_c_ends_the_wait_for_an_answer_that_does_not_come(use: str) -> None:
     over, main = threading.Event(), threading.main_thread().ident
