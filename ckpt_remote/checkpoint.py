@@ -10,19 +10,23 @@
 `write` makes nothing visible: publishing the index that it returns is `commit`'s business.
 """
 
+import errno
 import uuid
+import weakref
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
 from ckpt_remote.bundle import Header, Index, encode_index
 from ckpt_remote.commit import publish, run
-from ckpt_remote.plan import Shard, plan_shards, shard_size
-from ckpt_remote.reader import OBJECT_GRAPH, fetch, open_checkpoint
+from ckpt_remote.errors import CheckpointError, StoreError
+from ckpt_remote.plan import Shard, plan_shards, shard_size, whole_shard
+from ckpt_remote.reader import OBJECT_GRAPH, Stored, fetch, open_checkpoint
 from ckpt_remote.staging import Folder, memory_directory
 from ckpt_remote.state import Retired
-from ckpt_remote.store import Retry, Store
+from ckpt_remote.store import Retry, Store, Version
 from ckpt_remote.tap import Snapshot, capture
 from ckpt_remote.upload import index_entries, upload_data
 
@@ -49,9 +53,19 @@ def write(
     store: Store,
     path: str,
     options: tf.train.CheckpointOptions | None,
+    *,
+    guard: Version,
     retry: Retry,
 ) -> Written:
     """Uploads all data of a checkpoint.
+
+    Args:
+        checkpoint: What to save.
+        store: The directory.
+        path: The prefix in there.
+        options: The user's.
+        guard: The version of the state that this writer has claimed.
+        retry: How to repeat requests that a store fails to answer.
 
     Raises:
         StoreError: The store kept failing; what was provably created has been deleted.
@@ -60,7 +74,8 @@ def write(
     shards = _plan(snapshot)
     count, checksums = upload_data(store, path, shards, retry=retry)
     for suffix, content in snapshot.files:
-        run(publish(f"{path}{suffix}", bytes(content), url=store.url, attempts=retry.attempts), store, retry)
+        flow = publish(f"{path}{suffix}", bytes(content), guard=guard, url=store.url, attempts=retry.attempts)
+        run(flow, store, retry)
     files = tuple(suffix for suffix, _ in snapshot.files)
     write_id = uuid.uuid4().hex
     index = Index(Header(num_shards=count, write_id=write_id, files=files), index_entries(shards, checksums))
@@ -78,12 +93,10 @@ def write(
 
 
 def _plan(snapshot: Snapshot) -> tuple[Shard, ...]:
+    if snapshot.whole_groups:
+        return tuple(whole_shard(group) for group in snapshot.groups)
     limit = shard_size(snapshot.size)
-    return tuple(
-        shard
-        for group in snapshot.groups
-        for shard in plan_shards(group, sum(tensor.size for tensor in group) if snapshot.whole_groups else limit)
-    )
+    return tuple(shard for group in snapshot.groups for shard in plan_shards(group, limit))
 
 
 class _HeldOptions(tf.train.CheckpointOptions):
@@ -115,20 +128,59 @@ def restore(
         CorruptError: It is damaged.
     """
     stored = open_checkpoint(store, path)
-    folder = Folder(memory_directory(sum(stored.data.values())))
+    folder, prefix = _fetch(stored)
     try:
         held = _HeldOptions(options)
-        status = checkpoint.restore(str(fetch(stored, folder.path)), options=held)
+        status = checkpoint.restore(str(prefix), options=held)
     except BaseException:
         folder.remove()
         raise
+    _drop_superseded(checkpoint, stored.index)
     if OBJECT_GRAPH not in stored.index.entries:
         folder.remove_with(checkpoint)  # name-based: the values are read when the status is asked to
     elif tf.executing_eagerly() and _is_consumed(status):
         folder.remove()
     else:
         folder.remove_with(held)
+        _copies[checkpoint] = folder, frozenset(stored.index.entries)
     return status
+
+
+# What was restored last into a checkpoint and may still be needed: the copy, and the keys in it.
+_copies: weakref.WeakKeyDictionary[Any, tuple[Folder, frozenset[bytes]]] = weakref.WeakKeyDictionary()
+
+
+def _drop_superseded(checkpoint: tf.train.Checkpoint, index: Index) -> None:
+    """Drops the copy of the restore before, where the new one has a newer value for all that was in it.
+
+    TensorFlow remembers every restore for objects that may yet be created, and takes the newest value for each; an
+    evaluator that restores a part over and over would otherwise keep a copy of every checkpoint it has seen.
+    """
+    folder, keys = _copies.get(checkpoint, (None, frozenset()))
+    if folder is not None and keys <= index.entries.keys():
+        folder.remove()
+        del _copies[checkpoint]
+
+
+def _fetch(stored: Stored) -> tuple[Folder, Path]:
+    """A checked local copy: in memory if there is room, or else on disk."""
+    memory = memory_directory(sum(stored.data.values()))
+    for parent in (memory, None) if memory else (None,):
+        folder = Folder(parent)
+        try:
+            return folder, fetch(stored, folder.path)
+        except BaseException as error:
+            folder.remove()
+            if isinstance(error, OSError) and not isinstance(error, CheckpointError):
+                if parent is not None and error.errno == errno.ENOSPC:
+                    continue  # others took the room in the meantime
+                raise StoreError(
+                    f"Cannot restore {stored.url}: its local copy in {folder.path.parent} failed ({error.strerror}). "
+                    "Make room there, or set TMPDIR to a place that has it.",
+                    path=stored.url,
+                ) from error
+            raise
+    raise AssertionError("the last place either holds the copy or raises")
 
 
 def _is_consumed(status: Any) -> bool:

@@ -1,8 +1,9 @@
 """Publish and retire checkpoints: the protocol, as generators of store requests.
 
+    publish_state                              compare-and-swap of `checkpoint`: a claim, or part of a save
     commit(index, state)                       what makes a save visible, after its data is durable
-    ├── publish   create, or replace exactly the index that was read
-    └── publish_state   compare-and-swap of `checkpoint`, the one write that readers act on
+    ├── publish          create, or replace exactly the index that was read, while the state is ours
+    └── publish_state    the one write that readers act on
     describe(path)                             what a checkpoint consists of, from its index
     delete_retired(intention)                  index first, then data that no current index uses
 
@@ -11,10 +12,11 @@ tests perform them on a model, in any order and with any fault. A lost response 
 
 Promises: the state changes only by compare-and-swap against the version that was read; a write that landed is never
 reported as lost, nor one that lost as landed; nothing is deleted that the state still lists, or whose index is not
-the one that was retired. Claims with epochs, the recorded intention to replace a listed number, and the collection of
-dead attempts belong here too, and are not implemented yet.
+the one that was retired. The recorded intention to replace a listed number, the check that a store keeps its word, and
+the collection of dead attempts belong here too, and are not implemented yet.
 """
 
+import logging
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -45,6 +47,8 @@ __all__ = [
     "publish_state",
     "run",
 ]
+
+_log = logging.getLogger(__name__)
 
 STATE = "checkpoint"
 
@@ -128,16 +132,14 @@ class Published:
     version: Version | None
 
 
-def commit(
-    path: str, index: bytes, state: State, version: Version | None, *, url: str, attempts: int
-) -> Flow[Published]:
+def commit(path: str, index: bytes, state: State, version: Version, *, url: str, attempts: int) -> Flow[Published]:
     """Makes a checkpoint visible whose data objects are all durable.
 
     Args:
         path: The prefix, relative to the directory.
         index: The encoded index.
         state: The new state, with a fresh write id, listing `path`.
-        version: The version of the state that the new one was made from; None where there was none.
+        version: The version of the state that the new one was made from, which this writer has written or claimed.
         url: The directory, for messages.
         attempts: How often a request without an answer is sent.
 
@@ -146,35 +148,70 @@ def commit(
         UnknownOutcomeError: The state write may have landed, or may yet land. Nothing was deleted.
         StoreError: The store kept failing before the state was written. Nothing was published.
     """
-    yield from publish(index_name(path), index, url=url, attempts=attempts)
-    return (yield from publish_state(state, version, url=url, attempts=attempts))
+    key = index_name(path)
+    before, after = yield from publish(key, index, guard=version, url=url, attempts=attempts)
+    try:
+        return (yield from publish_state(state, version, url=url, attempts=attempts))
+    except (ConflictError, StoreError) as error:  # the state did not change, for certain
+        yield from _retract(key, before, after, still_ours=isinstance(error, StoreError))
+        raise
 
 
-def publish(key: str, data: bytes, *, url: str, attempts: int) -> Flow[None]:
-    """Creates a small object, or replaces exactly the one that was read: what an earlier attempt left.
+def _retract(key: str, before: Object | None, after: Version, *, still_ours: bool) -> Flow[None]:
+    """Puts back the index that was there before, unless another writer has replaced ours since."""
+    try:
+        if before is not None:
+            yield Put(key, before.data, after)
+        elif still_ours:  # nobody else can have written it, so nobody else's is deleted
+            yield Delete((key,))
+    except CheckpointError as error:
+        _log.warning("%s belongs to a save that failed, and could not be put back: %s", key, error)
 
-    An index carries a write id, so equal bytes are this very write.
+
+def publish(key: str, data: bytes, *, guard: Version, url: str, attempts: int) -> Flow[tuple[Object | None, Version]]:
+    """Creates a small object, or replaces exactly the one that was read, while the state is at the version `guard`.
+
+    Whoever owns the directory has changed the state before it writes anything else. So an object that was read before
+    the state was seen unchanged is older than any other owner's, and replacing exactly that one touches nobody's. An
+    index carries a write id, so equal bytes are this very write.
+
+    Returns:
+        What was replaced, if anything, and the version written.
+
+    Raises:
+        ConflictError: Another writer has changed the state.
+        StoreError: The store kept failing; if transient, the object may have been written.
     """
     mode: PutMode = "create"
+    before: Object | None = None
     failure: CheckpointError | None = None
     for attempt in range(attempts):
         if attempt:
             yield Pause(attempt)
         try:
-            yield Put(key, data, mode)
+            return before, (yield Put(key, data, mode))
         except StoreError as error:
             if not error.transient:
                 raise
             failure = error
         except ConflictError as error:
             failure = error
-        else:
-            return
         current: Object | None = yield Get(key)
         if current is not None and current.data == data:
-            return
-        mode = "create" if current is None else current.version
+            return before, current.version
+        state: Object | None = yield Get(STATE)
+        if state is None or state.version != guard:
+            raise ConflictError(_changed(url, gone=state is None), path=url) from failure
+        before, mode = current, "create" if current is None else current.version
     raise failure or ConflictError(f"Cannot publish {url}/{key}: others kept changing it.")
+
+
+def _changed(url: str, *, gone: bool) -> str:
+    cause = "its state is gone" if gone else "another writer has changed its state"
+    return (
+        f"Cannot save to {url}: {cause} since this manager read it; nothing of theirs was touched. Stop this writer, "
+        "or restore, or make a new manager, which continues from what is there."
+    )
 
 
 def publish_state(state: State, version: Version | None, *, url: str, attempts: int) -> Flow[Published]:
@@ -205,12 +242,7 @@ def publish_state(state: State, version: Version | None, *, url: str, attempts: 
         if current is not None and _built_on(current, state.record.write_id, path, url):
             return Published(None)
         if (None if current is None else current.version) != version:
-            cause = "its state is gone" if current is None else "another writer has changed its state"
-            raise ConflictError(
-                f"Cannot save to {url}: {cause} since this manager read it; nothing of theirs was touched. Stop this "
-                "writer, or restore, or make a new manager, which continues from what is there.",
-                path=path,
-            ) from failure
+            raise ConflictError(_changed(url, gone=current is None), path=path) from failure
     raise UnknownOutcomeError(
         f"Cannot tell whether the state {path} was written: the store gave no answer {attempts} times; nothing was "
         "deleted. Read it again later: it lists the old checkpoints or the new.",

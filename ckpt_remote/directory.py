@@ -1,11 +1,12 @@
 """One directory of checkpoints, as one writer sees it: what the state says, and how a save changes it.
 
     refresh()                          the state as it is now
-    publish(path, index, objects)
-    ├── settle                         was the last write, whose outcome nobody learnt, there after all?
+    claim()                            before the first save: a state of our own, which fences older writers
+    └── settle                         was the last write, whose outcome nobody learnt, there after all?
+    publish(index, objects)
     ├── retention.sweep                which checkpoints stay, are preserved, are retired
-    ├── commit                         index, then state, by compare-and-swap
-    └── commit.delete_retired          exactly what the new state says
+    └── commit                         index, then state, by compare-and-swap
+    delete_retired()                   exactly what the new state says
 
 Promises: what it knows is what is durable; it changes only when a write has landed. It knows no TensorFlow: data are
 uploaded before, and what they consist of is handed in.
@@ -17,7 +18,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ckpt_remote.commit import STATE, commit, delete_retired, describe, run
+from ckpt_remote.commit import STATE, commit, delete_retired, describe, publish_state, run
 from ckpt_remote.errors import CheckpointError, ConflictError, CorruptError, NotFoundError, UnknownOutcomeError
 from ckpt_remote.retention import sweep
 from ckpt_remote.state import Entry, Record, Retired, State, decode_state
@@ -66,6 +67,7 @@ class Directory:
         self._objects: dict[str, Retired] = {}  # what our own checkpoints consist of, to spare reading it
         self._unsettled: str | None = None  # the id of a state write whose outcome nobody learnt
         self._version: Version | None = None
+        self._claimed = False
         self._adopt(self._read())
 
     def refresh(self) -> None:
@@ -80,15 +82,41 @@ class Directory:
         """Whether the outcome of the last write is known."""
         return self._unsettled is None
 
-    def require_current(self) -> None:
-        """Raises `ConflictError` where it is known already that a save is bound to be one."""
+    def claim(self) -> None:
+        """Becomes the directory's writer: nobody who has read an older state can change anything from now on.
+
+        Only the first call writes, and costs one request.
+
+        Raises:
+            ConflictError: Another writer has changed the state since it was read.
+            UnknownOutcomeError: The store gave no answer; see `is_settled`.
+        """
         self._settle()
         if self._superseded:
             raise ConflictError(
                 f"Cannot save to {self._store.url}: another writer has gone on from what this one saved last. Stop "
-                "this writer, or make a new manager, which continues from what is there.",
+                "this writer, or restore, or make a new manager, which continues from what is there.",
                 path=self._store.url,
             )
+        if not self._claimed:
+            self._epoch += 1
+            record = self._record(preserved=self.preserved, retired=self._retired)
+            self._write(
+                State(
+                    latest=self.latest,
+                    entries=self.entries,
+                    last_preserved_timestamp=self._last_preserved,
+                    record=record,
+                )
+            )
+            self._claimed = True
+
+    @property
+    def guard(self) -> Version:
+        """The version of the state that this writer has claimed."""
+        if self._version is None:
+            raise ValueError("the directory has not been claimed")
+        return self._version
 
     def replaces(self, path: str) -> Retired | None:
         """What the checkpoint of that path consists of, if the state lists one: ask before its index changes."""
@@ -96,7 +124,7 @@ class Directory:
         return self._describe(path) if listed else None
 
     def publish(self, index: bytes, objects: Retired, replaced: Retired | None, retention: Retention) -> None:
-        """Makes a checkpoint visible, and then deletes what retention retires.
+        """Makes a checkpoint visible, and notes what retention retires, for `delete_retired`.
 
         Args:
             index: Its encoded index.
@@ -107,19 +135,40 @@ class Directory:
         Raises:
             ConflictError: Another writer has changed the state since it was read. Nothing that it lists was touched.
             UnknownOutcomeError: The store gave no answer to the last request; see `is_settled`.
-            StoreError: The store kept failing. Nothing was published.
+            StoreError: The store kept failing. Nothing was published, and what had been uploaded is deleted again.
         """
-        state = self._next(objects.path, replaced, retention)
-        flow = commit(objects.path, index, state, self._version, url=self._store.url, attempts=self._retry.attempts)
+        try:
+            self._write(self._next(objects.path, replaced, retention), index)
+        except CheckpointError as error:
+            if not (isinstance(error, UnknownOutcomeError) or getattr(error, "transient", False)):
+                self._withdraw(objects)
+            raise
+        self._objects[objects.path] = objects
+
+    def _write(self, state: State, index: bytes | None = None) -> None:
+        """Writes a state, behind the index of its newest checkpoint if one is given, and takes over what has landed."""
+        url, attempts = self._store.url, self._retry.attempts
+        if index is None or state.latest is None:
+            flow = publish_state(state, self._version, url=url, attempts=attempts)
+        else:
+            flow = commit(state.latest, index, state, self.guard, url=url, attempts=attempts)
         try:
             version = run(flow, self._store, self._retry).version
         except BaseException as error:
             if _may_have_landed(error):
                 self._unsettled = state.record.write_id if state.record else None
             raise
-        self._take_over(state, version)
-        self._objects[objects.path] = objects
-        self._delete_retired()
+        self._know(state, version)
+        self._superseded = version is None  # somebody has gone on from it already
+
+    def _withdraw(self, objects: Retired) -> None:
+        """Deletes the data of a save that failed for certain. A failure to do so costs space, and is said."""
+        try:
+            failures = self._store.delete(objects.data)
+        except CheckpointError as error:
+            failures = dict.fromkeys(objects.data, error)
+        for key, failure in failures.items():
+            _log.warning("%s belongs to a save that failed, and is left: %s", self._store.url_of(key), failure)
 
     def _read(self) -> Object | None:
         try:
@@ -162,11 +211,7 @@ class Directory:
         self.preserved = tuple(dict.fromkeys((*known, *left)))
         self._last_preserved = preserved_until
         self._superseded = False
-
-    def _take_over(self, state: State, version: Version | None) -> None:
-        """What has landed becomes what we know; without a version, somebody has gone on from it already."""
-        self._know(state, version)
-        self._superseded = version is None
+        self._claimed = False
 
     def _know(self, state: State, version: Version | None) -> None:
         self.latest = state.latest
@@ -175,6 +220,7 @@ class Directory:
         self._last_preserved = state.last_preserved_timestamp
         self._retired = state.record.retired if state.record else ()
         self._lineage = state.record.followed_by() if state.record else ()
+        self._epoch = state.record.epoch if state.record else 0
         self._version = version
 
     def _next(self, path: str, replaced: Retired | None, retention: Retention) -> State:
@@ -192,12 +238,15 @@ class Directory:
             latest=path,
             entries=decision.active,
             last_preserved_timestamp=decision.last_preserved_timestamp,
-            record=Record(
-                write_id=uuid.uuid4().hex,
-                lineage=self._lineage,
+            record=self._record(
                 preserved=tuple(known for known in preserved if known != path),
                 retired=tuple(gone for gone in (*self._retired, replaced, *retired) if gone is not None),
             ),
+        )
+
+    def _record(self, *, preserved: tuple[str, ...], retired: tuple[Retired, ...]) -> Record:
+        return Record(
+            write_id=uuid.uuid4().hex, epoch=self._epoch, lineage=self._lineage, preserved=preserved, retired=retired
         )
 
     def _describe(self, path: str) -> Retired | None:
@@ -213,7 +262,7 @@ class Directory:
             self._objects[path] = found
         return self._objects[path]
 
-    def _delete_retired(self) -> None:
+    def delete_retired(self) -> None:
         """Deletes what the state no longer lists. A failure costs space only: it is logged, and tried again later."""
         remaining = []
         for retired in self._retired:

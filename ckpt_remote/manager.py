@@ -23,6 +23,7 @@ from typing_extensions import Self
 
 from ckpt_remote.checkpoint import restore, write
 from ckpt_remote.directory import Directory, Retention
+from ckpt_remote.errors import CorruptError, NotFoundError
 from ckpt_remote.numbering import SaveCounter, as_integer
 from ckpt_remote.store import Retry, Store, open_store, split_url
 
@@ -106,6 +107,7 @@ class CheckpointManager(tf.train.CheckpointManager):
         self._retry = Retry()
         self._open = lambda url: open_store(url, storage_options, filesystem)
         self._store = self._open(self._url)
+        self._store.url_of(f"{checkpoint_name}-1")  # a name that no object can have is refused now, not after an upload
         self._known = Directory(self._store, (self._url,), self._retry)
         self._save_counter = SaveCounter(checkpoint)
         self._mutex = threading.Lock()
@@ -203,7 +205,7 @@ class CheckpointManager(tf.train.CheckpointManager):
         self._known.refresh()
         if self._known.latest is None:
             return self._target.restore(None, options=options)
-        return restore(self._target, self._store, self._known.latest, options)
+        return self._restore_latest(options)
 
     def restore_or_initialize(self) -> str | None:
         """Restores the newest checkpoint, or calls `init_fn` if there is none yet.
@@ -215,7 +217,7 @@ class CheckpointManager(tf.train.CheckpointManager):
         """
         self._known.refresh()
         if self._known.latest is not None:
-            restore(self._target, self._store, self._known.latest, None)
+            self._restore_latest(None)
             if self._interval is not None:
                 self._last_step = as_integer(self._step_counter)
             return self.latest_checkpoint
@@ -239,6 +241,18 @@ class CheckpointManager(tf.train.CheckpointManager):
     ) -> None:
         self.close()
 
+    def _restore_latest(self, options: tf.train.CheckpointOptions | None) -> Any:
+        """Restores the newest checkpoint, and the one after it if a writer has retired the first in the meantime."""
+        while self._known.latest is not None:
+            latest = self._known.latest
+            try:
+                return restore(self._target, self._store, latest, options)
+            except (NotFoundError, CorruptError):
+                self._known.refresh()
+                if self._known.latest == latest:
+                    raise
+        return self._target.restore(None, options=options)
+
     def _full(self, path: str) -> str:
         return os.path.join(self._url, path)  # noqa: PTH118  (a URL, and TensorFlow's spelling of it)
 
@@ -257,10 +271,10 @@ class CheckpointManager(tf.train.CheckpointManager):
 
     def _save(self, checkpoint_number: Any | None, options: tf.train.CheckpointOptions | None) -> str:
         """Saves one checkpoint and returns its path; after a failure the counter is as it was before."""
-        self._known.require_current()
         step = None if self._interval is None else as_integer(self._step_counter)
         number = self._save_counter.advance()
         try:
+            self._known.claim()
             path = f"{self._name}-{number if checkpoint_number is None else as_integer(checkpoint_number)}"
             self._write(path, options)
         except BaseException:
@@ -270,12 +284,13 @@ class CheckpointManager(tf.train.CheckpointManager):
                 self._last_step = step  # it may have landed, so its number and its step count as used
             raise
         self._last_step = step
+        self._known.delete_retired()
         return path
 
     def _write(self, path: str, options: tf.train.CheckpointOptions | None) -> None:
         started = time.perf_counter()
         replaced = self._known.replaces(path)
-        written = write(self._target, self._store, path, options, self._retry)
+        written = write(self._target, self._store, path, options, guard=self._known.guard, retry=self._retry)
         self._known.publish(written.index, written.objects, replaced, self._retention)
         seconds = time.perf_counter() - started
         rate = written.size / max(seconds, 1e-9) / 1e6

@@ -14,7 +14,7 @@ from math import prod
 from ckpt_remote.buffers import Buffer, byte_view
 from ckpt_remote.bundle import Extent, TensorSlice, find_dtype
 
-__all__ = ["Piece", "Shard", "Tensor", "plan_shards", "shard_size"]
+__all__ = ["Piece", "Shard", "Tensor", "plan_shards", "shard_size", "whole_shard"]
 
 # Real stores cap each connection, so many small pieces in flight beat few large ones; still smaller ones cost requests.
 _SMALLEST_SHARD = 16 * 2**20
@@ -116,9 +116,14 @@ def plan_shards(tensors: Sequence[Tensor], limit: int) -> tuple[Shard, ...]:
     return tuple(shards)
 
 
+def whole_shard(tensors: Sequence[Tensor]) -> Shard:
+    """One shard of all the tensors, uncut, however large."""
+    return tuple(Piece(tensor=tensor, start=0, size=tensor.size, part=tensor.part) for tensor in tensors)
+
+
 def _pieces(tensor: Tensor, limit: int) -> Iterator[Piece]:
     if tensor.size <= limit or not find_dtype(tensor.dtype).sliceable:
-        yield Piece(tensor=tensor, start=0, size=tensor.size, part=tensor.part)
+        yield from whole_shard([tensor])
         return
     origin, lengths = _extents(tensor)
     start = 0

@@ -29,6 +29,7 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  (a folder of our own inside it,
 _MEMORY_SHARE = 0.5
 
 _mutex = threading.Lock()
+_swept: set[int] = set()  # the processes, this one and those it was forked from, that have looked for leftovers
 _owned: dict[tuple[int, Path], tuple[Path, int]] = {}  # (pid, parent) -> (this process's folder, its lock)
 
 
@@ -58,6 +59,7 @@ class Folder:
 
 def memory_directory(size: int) -> Path | None:
     """Where `size` bytes fit into memory-backed storage with room to spare; None where there is no such place."""
+    _sweep_once()
     try:
         free = shutil.disk_usage(_SHARED_MEMORY).free
     except OSError:
@@ -72,14 +74,12 @@ def _remove(path: Path) -> None:
 
 
 def _process_folder(parent: Path) -> Path:
+    _sweep_once()
     with _mutex:
-        key = (
-            os.getpid(),
-            parent,
-        )  # a forked child makes its own; the lock it inherited still guards its parent's
+        # A forked child makes its own; the lock that it inherited still guards its parent's.
+        key = (os.getpid(), parent)
         if key not in _owned or not _owned[key][0].is_dir():
-            for place in {parent, Path(tempfile.gettempdir()), _SHARED_MEMORY}:
-                _sweep(place)
+            _sweep(parent)
             folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
             lock = os.open(folder / f"{_LOCK}.new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -87,6 +87,16 @@ def _process_folder(parent: Path) -> Path:
             _owned[key] = folder, lock
             atexit.register(_remove_own, os.getpid(), folder)
         return _owned[key][0]
+
+
+def _sweep_once() -> None:
+    """Removes what the dead have left in the usual places, once in each process."""
+    with _mutex:
+        if os.getpid() in _swept:
+            return
+        _swept.add(os.getpid())
+    for place in (Path(tempfile.gettempdir()), _SHARED_MEMORY):
+        _sweep(place)
 
 
 def _remove_own(pid: int, folder: Path) -> None:

@@ -20,18 +20,21 @@ elsewhere is `CorruptError`, never "no checkpoints yet". It does no I/O and deci
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ckpt_remote.bundle import crc32c, index_name, shard_name
+from ckpt_remote.bundle import MAX_SHARDS, crc32c, index_name, shard_name
 from ckpt_remote.errors import CorruptError, UnsupportedError
 from ckpt_remote.textproto import parse_fields, quote
 
 __all__ = ["Entry", "Record", "Retired", "State", "decode_state", "encode_state"]
 
 _MARK = "# ckpt_remote "
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _FORMAT = 1
+_LARGEST = 16 * 2**20  # bytes; a state of a hundred thousand checkpoints is smaller
 _LINEAGE = 32  # as many writers may build on a write before its author has read back that it landed
 
 
@@ -83,12 +86,14 @@ class Record:
 
     Attributes:
         write_id: Names this very write, so that its author can recognise it after a lost response.
+        epoch: How often a manager has claimed the directory.
         lineage: The write ids before it, newest first.
         preserved: Checkpoints that left the list and are kept for good, oldest first.
         retired: Checkpoints that left the list and are still to be deleted.
     """
 
     write_id: str
+    epoch: int = 0
     lineage: tuple[str, ...] = ()
     preserved: tuple[str, ...] = ()
     retired: tuple[Retired, ...] = ()
@@ -147,10 +152,9 @@ def decode_state(data: bytes, *, path: str, directories: Sequence[str]) -> State
         UnsupportedError: A newer version of this library wrote it.
     """
     try:
-        text = data.decode()
-        record, body = _decode_record(text, path)
+        record, body = _decode_record(_bounded(data).decode(), path)
         return _decode_body(body, record, directories)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         if isinstance(error, CorruptError):
             raise
         message = (
@@ -164,6 +168,7 @@ def _encode_record(record: Record) -> str:
     value = {
         "v": _FORMAT,
         "write_id": record.write_id,
+        "epoch": record.epoch,
         "lineage": record.lineage,
         "preserved": record.preserved,
         "retired": [[r.path, r.write_id, r.used, r.of, *r.files] for r in record.retired],
@@ -190,25 +195,42 @@ def _decode_record(text: str, path: str) -> tuple[Record | None, str]:
             "update ckpt_remote.",
             path=path,
         )
-    retired = tuple(
-        Retired(
-            path=_inside(r[0], ()),
-            write_id=r[1],
-            used=int(r[2]),
-            of=int(r[3]),
-            files=tuple(_inside(f, ()) for f in r[4:]),
-        )
-        for r in value["retired"]
-    )
     return (
         Record(
-            write_id=value["write_id"],
-            lineage=tuple(value["lineage"]),
+            write_id=_text(value["write_id"]),
+            epoch=_count(value["epoch"]),
+            lineage=tuple(_text(write_id) for write_id in value["lineage"]),
             preserved=tuple(_inside(p, ()) for p in value["preserved"]),
-            retired=retired,
+            retired=tuple(_decode_retired(*retired) for retired in value["retired"]),
         ),
         body,
     )
+
+
+def _decode_retired(path: str, write_id: str, used: int, of: int, *files: str) -> Retired:
+    if not 0 <= _count(used) <= _count(of) <= MAX_SHARDS:
+        raise ValueError(f"it is to delete {used} data objects of {of}")
+    if not all(_inside(file, ()).startswith(path) for file in files):
+        raise ValueError(f"it is to delete files that are not of {path!r}")
+    return Retired(path=_inside(path, ()), write_id=_text(write_id), used=used, of=of, files=files)
+
+
+def _bounded(data: bytes) -> bytes:
+    if len(data) > _LARGEST:
+        raise ValueError(f"it has {len(data)} bytes, and no state is that large")
+    return data
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"it has {value!r} where a text belongs")
+    return value
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"it has {value!r} where a number belongs")
+    return value
 
 
 def _decode_body(body: str, record: Record | None, directories: Sequence[str]) -> State:
@@ -225,7 +247,8 @@ def _decode_body(body: str, record: Record | None, directories: Sequence[str]) -
         raise ValueError(f"it lists {len(paths)} checkpoints and {len(timestamps)} timestamps")
     return State(
         latest=latest,
-        entries=tuple(Entry(p, t) for p, t in zip(paths, timestamps, strict=True)),
+        # A path given twice is one checkpoint, as in TensorFlow's manager.
+        entries=tuple(Entry(p, t) for p, t in dict(zip(paths, timestamps, strict=True)).items()),
         last_preserved_timestamp=fields.last_preserved,
         record=record,
     )
@@ -264,12 +287,13 @@ class _Fields:
 
 def _inside(path: str, directories: Sequence[str]) -> str:
     """The path relative to its directory; refuses what is, or leads, outside it."""
+    path = _text(path)
     for directory in directories:
         if path.startswith(f"{directory.rstrip('/')}/"):
             path = path[len(directory.rstrip("/")) + 1 :]
             break
     if path.startswith("/") or "://" in path:
         raise ValueError(f"it names {path!r}, which is outside its directory")
-    if any(segment in ("", ".", "..") for segment in path.split("/")) or not path.isprintable():
+    if any(segment in ("", ".", "..") for segment in path.split("/")) or _CONTROL.search(path):
         raise ValueError(f"it names {path!r}, which is no path inside its directory")
     return path

@@ -38,6 +38,7 @@ from ckpt_remote.bundle import (
     tensor_key,
     tensor_name,
 )
+from ckpt_remote.errors import UnsupportedError
 from ckpt_remote.plan import Tensor
 from ckpt_remote.staging import Folder
 
@@ -147,6 +148,8 @@ def _from_memory(key: str, spec: str, tensor: tf.Tensor) -> Tensor:
     if not key.endswith(_VARIABLE_VALUE):
         data = data.copy()
     shape, part = parse_shape_and_slice(spec) if spec else (tuple(tensor.shape.as_list()), None)
+    if part is not None and part.shape(shape) == shape:
+        part = None  # all of it, in another spelling
     return Tensor(key=key, dtype=tensor.dtype.as_datatype_enum, shape=shape, part=part, data=data)
 
 
@@ -167,13 +170,14 @@ def _read_folder(prefix: Path) -> tuple[list[Tensor], tuple[tuple[str, Buffer], 
         shape = entry.shape if part is None else index.entries[tensor_key(name)].shape
         data = contents[entry.shard][entry.offset : entry.offset + entry.size]
         tensors.append(Tensor(key=name, dtype=entry.dtype, shape=shape, part=part, data=data, crc32c=entry.crc32c))
-    own = {path, *shards}
-    files = tuple(
-        (str(file)[len(str(prefix)) :], _map(file))
-        for file in sorted(prefix.parent.rglob("*"))
-        if file.is_file() and file not in own
-    )
-    return tensors, files
+    files = sorted(file for file in prefix.parent.rglob("*") if file.is_file() and file not in {path, *shards})
+    for file in files:
+        if not str(file).startswith(str(prefix)):
+            raise UnsupportedError(
+                f"Cannot save {prefix.name}: a registered saver wrote {file.name!r}, whose name does not begin with "
+                "the file prefix that it was given, so nobody could tell whose it is. Make it begin with the prefix."
+            )
+    return tensors, tuple((str(file)[len(str(prefix)) :], _map(file)) for file in files)
 
 
 def _map(file: Path) -> memoryview:

@@ -14,7 +14,7 @@ __all__ = ["parse_fields", "quote"]
 
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\n\v\f]+)
-      | (?P<string>"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')
+      | (?P<string>"[^"\\\n]*(?:\\.[^"\\\n]*)*"|'[^'\\\n]*(?:\\.[^'\\\n]*)*')
       | (?P<number>-?(?:inf(?:inity)?\b|nan\b|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?f?\b))
       | (?P<name>[A-Za-z_]\w*)
       | (?P<mark>[:,;\[\]])""",
@@ -39,32 +39,39 @@ def parse_fields(text: str) -> Iterator[tuple[str, str | float]]:
     Raises:
         ValueError: The text is not such a message.
     """
-    tokens = list(_tokens(text))
-    at = 0
-    while at < len(tokens):
-        name, colon = tokens[at], tokens[at + 1 : at + 2]
-        if name[0] != "name" or not colon or colon[0][1] != ":":
-            raise ValueError(f"line {name[2]}: expected a field name and a colon")
-        at += 2
-        if tokens[at : at + 1] and tokens[at][1] == "[":
-            at += 1
-            while not (tokens[at : at + 1] and tokens[at][1] == "]"):
-                value, at = _value(tokens, at, name)
-                yield name[1], value
-                if tokens[at : at + 1] and tokens[at][1] == ",":
-                    at += 1
-            at += 1
+    cursor = _Cursor(text)
+    while cursor.kind != "end":
+        name, line = cursor.text, cursor.line
+        if cursor.kind != "name" or cursor.advance().text != ":":
+            raise ValueError(f"line {line}: expected a field name and a colon")
+        if cursor.advance().text == "[":
+            cursor.advance()
+            while cursor.text != "]":
+                yield name, _value(cursor, name)
+                cursor.skip(",")
+            cursor.advance()
         else:
-            value, at = _value(tokens, at, name)
-            yield name[1], value
-        if tokens[at : at + 1] and tokens[at][1] in ",;":
-            at += 1
+            yield name, _value(cursor, name)
+        cursor.skip(",;")
 
 
-_Token = tuple[str, str, int]
+class _Cursor:
+    """One token at a time: a hostile file costs no more memory than its size."""
+
+    def __init__(self, text: str) -> None:
+        self._tokens = _tokens(text)
+        self.advance()
+
+    def advance(self) -> "_Cursor":
+        self.kind, self.text, self.line = next(self._tokens, ("end", "", 0))
+        return self
+
+    def skip(self, marks: str) -> None:
+        if self.kind == "mark" and self.text in marks:
+            self.advance()
 
 
-def _tokens(text: str) -> Iterator[_Token]:
+def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
     at, line = 0, 1
     while at < len(text):
         match = _TOKEN.match(text, at)
@@ -76,16 +83,18 @@ def _tokens(text: str) -> Iterator[_Token]:
         at = match.end()
 
 
-def _value(tokens: list[_Token], at: int, name: _Token) -> tuple[str | float, int]:
-    if at < len(tokens) and tokens[at][0] == "number":
-        return float(tokens[at][1].rstrip("fF") if "inf" not in tokens[at][1].lower() else tokens[at][1]), at + 1
-    parts = []
-    while at < len(tokens) and tokens[at][0] == "string":  # adjacent literals are one string
-        parts.append(_unescape(tokens[at][1][1:-1].encode()))
-        at += 1
+def _value(cursor: _Cursor, name: str) -> str | float:
+    if cursor.kind == "number":
+        number = cursor.text
+        cursor.advance()
+        return float(number if "inf" in number.lower() else number.rstrip("fF"))
+    line, parts = cursor.line, []
+    while cursor.kind == "string":  # adjacent literals are one string
+        parts.append(_unescape(cursor.text[1:-1].encode()))
+        cursor.advance()
     if not parts:
-        raise ValueError(f"line {name[2]}: {name[1]} has no value")
-    return b"".join(parts).decode(), at
+        raise ValueError(f"line {line}: {name} has no value")
+    return b"".join(parts).decode()
 
 
 def _unescape(literal: bytes) -> bytes:

@@ -1,8 +1,11 @@
 """Everything that a checkpoint can hold goes to a store and comes back, with TensorFlow as the judge."""
 
+import errno
 import gc
 import tempfile
+import time
 from pathlib import Path
+from unittest import mock
 
 import keras
 import numpy as np
@@ -10,7 +13,8 @@ import pytest
 import tensorflow as tf
 from support.places import Place, download, read_all, upload
 
-from ckpt_remote import CorruptError, NotFoundError
+from ckpt_remote import CorruptError, NotFoundError, StoreError, UnsupportedError
+from ckpt_remote.bundle import Entry, Header, Index, encode_index
 
 
 @pytest.fixture
@@ -128,6 +132,51 @@ def test_a_restore_that_consumed_everything_leaves_no_copy(memory_place, staging
 
     assert [] == copies(staging)
     status.assert_consumed()
+
+
+def test_an_evaluator_that_restores_a_part_again_and_again_keeps_one_copy_at_most(memory_place, staging):
+    part, whole = tf.Variable([1.0]), tf.Variable([2.0])
+    trainer = memory_place.manager(tf.train.Checkpoint(part=part, whole=whole), max_to_keep=2)
+    trainer.save()
+    evaluator = memory_place.manager(tf.train.Checkpoint(part=tf.Variable([0.0])))
+    for _ in range(4):
+        evaluator.restore().expect_partial()
+        trainer.save()
+
+    assert 1 == len(copies(staging))
+
+
+def test_memory_that_others_have_filled_in_the_meantime_sends_the_copy_to_disk(memory_place, staging, monkeypatch):
+    value = tf.Variable([1.0])
+    manager = memory_place.manager(tf.train.Checkpoint(value=value))
+    manager.save()
+    full = staging / "memory"
+    full.mkdir()
+    monkeypatch.setattr("ckpt_remote.checkpoint.memory_directory", lambda size: full)
+
+    def allocate(local, size):
+        if full in local.parents:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ckpt_remote.reader._allocate", allocate)
+    manager.restore().assert_consumed()
+    monkeypatch.setattr("ckpt_remote.reader._allocate", mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left")))
+    with pytest.raises(StoreError, match="TMPDIR"):
+        manager.restore()
+
+
+@pytest.mark.parametrize("size", [2**41, 2**62])
+def test_an_index_that_promises_more_than_is_there_costs_nothing(size, memory_place):
+    manager = memory_place.manager(tf.train.Checkpoint(value=tf.Variable([1.0])))
+    manager.save()
+    entry = Entry(4, (size,), size=size)
+    index = encode_index(Index(Header(num_shards=1), {b"value/.ATTRIBUTES/VARIABLE_VALUE": entry}))
+    memory_place.store().put("ckpt-1.index", [index], "overwrite")
+    started = time.perf_counter()
+    with pytest.raises(CorruptError, match=r"data-00000-of-00001"):
+        manager.restore()
+
+    assert time.perf_counter() - started < 10.0
 
 
 def test_a_restore_that_fails_leaves_no_copy_and_assigns_nothing(memory_place, staging):
@@ -282,6 +331,10 @@ class _Own(tf.__internal__.tracking.AutoTrackable):
         own.number, own.note = int(number), Path(f"{prefix}-Tests.Own.note").read_text()
 
 
+class _Stray(tf.__internal__.tracking.AutoTrackable):
+    """Its saver writes a file whose name does not begin with the prefix."""
+
+
 @pytest.fixture(scope="module")
 def _registered():
     from tensorflow.python.saved_model import registration  # there is no public way to register one
@@ -293,6 +346,27 @@ def _registered():
         save_fn=_Own.save,
         restore_fn=_Own.restore,
     )
+
+    def stray(trackables, file_prefix):
+        Path(file_prefix.numpy().decode()).with_name("vocabulary.txt").write_text("words")
+        return _Own.save({name: _Own(1, "") for name in trackables}, file_prefix)
+
+    registration.register_checkpoint_saver(
+        package="Tests",
+        name="Stray",
+        predicate=lambda trackable: isinstance(trackable, _Stray),
+        save_fn=stray,
+        restore_fn=_Own.restore,
+    )
+
+
+@pytest.mark.usefixtures("_registered")
+def test_a_registered_savers_file_that_nobody_could_attribute_is_refused_before_anything_is_uploaded(memory_place):
+    manager = memory_place.manager(tf.train.Checkpoint(stray=_Stray()))
+    with pytest.raises(UnsupportedError, match=r"vocabulary\.txt"):
+        manager.save()
+
+    assert {"checkpoint"} == read_all(memory_place).keys()
 
 
 @pytest.mark.usefixtures("_registered")

@@ -151,7 +151,8 @@ def test_a_refusal_for_good_is_not_repeated():
 
 def test_the_index_is_published_before_the_state():
     requests, model = [], Model()
-    writer = Writer(commit("ckpt-1", b"index", state("ckpt-1"), None, url=URL, attempts=ATTEMPTS))
+    model.objects["checkpoint"] = Object(b"", Version("claimed"))
+    writer = Writer(commit("ckpt-1", b"index", state("ckpt-1"), Version("claimed"), url=URL, attempts=ATTEMPTS))
     while writer.request is not None:
         requests.append(writer.request.key)
         writer.step(model, lose=False)
@@ -159,10 +160,17 @@ def test_the_index_is_published_before_the_state():
     assert ["ckpt-1.index", "checkpoint"] == requests
 
 
+GUARD = Version("the state that this writer has claimed")
+
+
+def claimed(**objects):
+    return Model({"checkpoint": Object(b"", GUARD), **objects})
+
+
 def test_an_index_left_by_an_earlier_attempt_is_replaced_only_as_it_was_read():
-    model = Model()
+    model = claimed()
     model.perform(Put("ckpt-1.index", b"old", "create"))
-    writer = Writer(publish("ckpt-1.index", b"new", url=URL, attempts=ATTEMPTS))
+    writer = Writer(publish("ckpt-1.index", b"new", guard=GUARD, url=URL, attempts=ATTEMPTS))
     modes = []
     while writer.request is not None:
         if isinstance(writer.request, Put):
@@ -171,6 +179,44 @@ def test_an_index_left_by_an_earlier_attempt_is_replaced_only_as_it_was_read():
 
     assert b"new" == model.objects["ckpt-1.index"].data
     assert ["create", Version(str(hash(b"old")))] == modes
+
+
+def test_a_writer_that_is_fenced_replaces_no_index_however_late_it_wakes_up():
+    """It is stopped before each request in turn, while a new owner claims the directory and saves that number."""
+    for stopped_before in range(4):
+        model = claimed()
+        model.perform(Put("ckpt-1.index", b"old", "create"))
+        zombie = Writer(publish("ckpt-1.index", b"the zombie's", guard=GUARD, url=URL, attempts=ATTEMPTS))
+        for _ in range(stopped_before):
+            zombie.step(model, lose=False)
+        model.objects["checkpoint"] = Object(b"claimed", Version("another"))
+        before = model.objects["ckpt-1.index"]
+        model.objects["ckpt-1.index"] = Object(b"the owner's", Version("owner"))
+        while zombie.request is not None:
+            zombie.step(model, lose=False)
+
+        assert before.data in (b"old", b"the zombie's")
+        assert b"the owner's" == model.objects["ckpt-1.index"].data
+        assert isinstance(zombie.outcome, ConflictError)
+
+
+@pytest.mark.parametrize("error", [ConflictError("lost"), StoreError("refused")], ids=["conflict", "refused"])
+def test_a_state_that_does_not_change_leaves_the_listed_index_as_it_was(error):
+    class Refusing(Model):
+        def perform(self, request):
+            if isinstance(request, Put) and request.key == "checkpoint":
+                if isinstance(error, ConflictError):
+                    self.objects["checkpoint"] = Object(b"another's", Version("another"))
+                raise error
+            return super().perform(request)
+
+    model = Refusing({"checkpoint": Object(b"", GUARD), "ckpt-1.index": Object(b"old", Version("old"))})
+    writer = Writer(commit("ckpt-1", b"new", state("ckpt-1"), GUARD, url=URL, attempts=ATTEMPTS))
+    while writer.request is not None:
+        writer.step(model, lose=False)
+
+    assert isinstance(writer.outcome, type(error))
+    assert b"old" == model.objects["ckpt-1.index"].data
 
 
 def run_to_end(flow, model):

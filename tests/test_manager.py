@@ -2,6 +2,7 @@
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -125,6 +126,115 @@ def test_a_second_writer_gets_a_conflict_and_touches_nothing(place, value):
     assert f"{place.url}/ckpt-2" == first.save()
 
 
+def test_the_loser_of_a_race_replaces_nothing_of_the_winners(place):
+    winners, losers = tf.Variable([1.0]), tf.Variable([-1.0])
+    winner, loser = make(place, winners), make(place, losers)
+    winner.save()
+    loser = make(place, losers)
+    loser.checkpoint.save_counter.assign(1)
+    winners.assign([2.0])
+    winner.save()
+    before = read_all(place)
+    with pytest.raises(ConflictError):
+        loser.save()
+
+    assert before == read_all(place)
+    winner.restore()
+    assert [2.0] == winners.numpy().tolist()
+
+
+def test_a_failed_save_of_a_number_again_leaves_the_old_one_in_place(memory_place, value, refusing):
+    manager = make(memory_place, value)
+    manager.save(checkpoint_number=5)
+    before = read_all(memory_place)
+    value.assign_add(np.ones(4))
+    refusing[0].refusing = "checkpoint"
+    for _ in range(3):
+        with pytest.raises(StoreError):
+            manager.save(checkpoint_number=5)
+
+    assert before == read_all(memory_place)
+
+
+@pytest.mark.parametrize("name", ["mon\u00a0modèle", "a\u200db", "a b", "ckpt*[1]"])
+def test_any_name_that_can_be_saved_can_be_read_again(name, memory_place, value):
+    make(memory_place, value, checkpoint_name=name).save()
+
+    assert f"{memory_place.url}/{name}-1" == make(memory_place, value, checkpoint_name=name).latest_checkpoint
+
+
+@pytest.mark.parametrize("name", ["../ckpt", "a//b", "a\nb"])
+def test_a_name_that_no_object_can_have_is_refused_at_once(name, memory_place, value):
+    with pytest.raises(ValueError, match="no object key"):
+        make(memory_place, value, checkpoint_name=name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"max_to_keep": 2.5}, "2.5"),
+        ({"filesystem": "s3"}, "filesystem"),
+        ({"storage_options": 3}, "storage_options"),
+        ({"directory": b"s3://b/run"}, "text"),
+    ],
+)
+def test_an_argument_of_the_wrong_type_is_named(arguments, complaint, value):
+    with pytest.raises(TypeError, match=complaint):
+        ckpt_remote.CheckpointManager(
+            tf.train.Checkpoint(value=value), **{"directory": "memory://x/y", "max_to_keep": 1, **arguments}
+        )
+
+
+@pytest.mark.parametrize("number", [7.9, "7", None.__class__])
+def test_a_number_that_is_no_integer_is_refused_and_costs_nothing(number, memory_place, value):
+    manager = make(memory_place, value)
+    with pytest.raises(TypeError, match="integers"):
+        manager.save(checkpoint_number=number)
+
+    assert 0 == int(manager.checkpoint.save_counter)
+
+
+def test_a_url_that_pathlib_has_spoilt_does_not_become_a_local_folder(value):
+    with pytest.raises(ValueError, match="pathlib"):
+        ckpt_remote.CheckpointManager(tf.train.Checkpoint(value=value), Path("s3://bucket/run"), 1)
+
+
+def test_google_cloud_storage_is_refused_at_once(value):
+    with pytest.raises(UnsupportedError, match="not supported yet"):
+        make(Place("gs://bucket/run"), value)
+
+
+def test_an_evaluator_that_is_overtaken_by_retention_takes_the_newer_checkpoint(memory_place, value):
+    trainer, copy = make(memory_place, value, max_to_keep=1), tf.Variable(np.zeros(4))
+    trainer.save()
+    evaluator = make(memory_place, copy)
+    read_state = evaluator._known.refresh
+
+    def refresh():
+        read_state()
+        evaluator._known.refresh = read_state
+        value.assign_add(np.ones(4))
+        trainer.save()
+
+    evaluator._known.refresh = refresh
+
+    assert f"{memory_place.url}/ckpt-2" == evaluator.restore_or_initialize()
+    assert value.numpy().tolist() == copy.numpy().tolist()
+
+
+def test_an_interruption_of_deleting_does_not_take_the_save_back(memory_place, value, monkeypatch):
+    manager = make(memory_place, value, max_to_keep=1)
+    manager.save()
+    with monkeypatch.context() as patch:
+        patch.setattr(manager._store, "delete", mock.Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            manager.save()
+
+    assert 2 == int(manager.checkpoint.save_counter)
+    assert f"{memory_place.url}/ckpt-3" == manager.save()
+    assert {"checkpoint", "ckpt-3"} == {key.partition(".")[0] for key in read_all(memory_place)}
+
+
 def test_a_writer_that_restores_the_newest_goes_on_from_there(memory_place, value):
     first, second = make(memory_place, value), make(memory_place, value)
     first.save()
@@ -243,8 +353,9 @@ def test_what_a_failed_upload_had_created_is_withdrawn(memory_place, refusing, m
     with pytest.raises(StoreError):
         manager.save()
 
-    assert 3 <= len(refusing[0].puts)
-    assert {} == read_all(memory_place)
+    assert 3 <= sum(".data-" in key for key in refusing[0].puts)
+    assert {"checkpoint"} == read_all(memory_place).keys()
+    assert [] == make(memory_place, tf.Variable(0.0)).checkpoints
 
 
 def test_one_state_write_a_save_and_few_requests_beside_the_shards(memory_place, value, refusing):
@@ -326,8 +437,6 @@ def test_a_checkpoint_name_may_lead_into_a_folder(place, value):
 
 
 def test_a_path_object_and_a_trailing_slash_are_taken(tmp_path, value):
-    from pathlib import Path
-
     checkpoint = tf.train.Checkpoint(value=value)
     path = ckpt_remote.CheckpointManager(checkpoint, Path(tmp_path / "run"), 1).save()
     assert str(tmp_path / "run" / "ckpt-1") == path

@@ -1,21 +1,26 @@
 """The `checkpoint` file, with TensorFlow as the oracle."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ckpt_remote.bundle import crc32c
 from ckpt_remote.errors import CorruptError, UnsupportedError
 from ckpt_remote.state import Entry, Record, Retired, State, decode_state, encode_state
 
 paths = st.from_regex(r"[a-zA-Z0-9_.é☃ '\"\\-]{0,8}-[0-9]{1,9}", fullmatch=True)
 times = st.floats(min_value=0, max_value=1e11)
 retired = st.builds(
-    Retired,
-    path=paths,
-    write_id=st.text("0123456789abcdef", max_size=32),
-    used=st.integers(0, 99),
-    of=st.integers(1, 99),
-    files=st.lists(paths, max_size=2).map(tuple),
+    lambda path, write_id, used, more, suffixes: Retired(
+        path=path, write_id=write_id, used=used, of=used + more, files=tuple(path + suffix for suffix in suffixes)
+    ),
+    paths,
+    st.text("0123456789abcdef", max_size=32),
+    st.integers(0, 99),
+    st.integers(0, 99),
+    st.lists(st.sampled_from(["-Saver", "/x.note"]), max_size=2),
 )
 records = st.builds(
     Record,
@@ -27,7 +32,7 @@ records = st.builds(
 states = st.builds(
     State,
     latest=paths,
-    entries=st.lists(st.builds(Entry, paths, times), max_size=4).map(tuple),
+    entries=st.lists(st.builds(Entry, paths, times), max_size=4, unique_by=lambda entry: entry.path).map(tuple),
     last_preserved_timestamp=times,
     record=st.none() | records,
 )
@@ -107,8 +112,6 @@ def test_every_bit_flip_and_truncation_of_our_state_is_detected(state, data):
 
 
 def test_a_state_of_a_newer_format_asks_for_an_update():
-    from ckpt_remote.bundle import crc32c
-
     rest = b'{"v":2}\nmodel_checkpoint_path: "a"\n'
 
     with pytest.raises(UnsupportedError, match="update ckpt_remote"):
@@ -120,3 +123,45 @@ def test_the_lineage_keeps_the_newest_writes_and_stays_bounded():
 
     assert ("n", "0", "1") == record.followed_by()[:3]
     assert 32 == len(record.followed_by())
+
+
+def with_record(record, body='model_checkpoint_path: "ckpt-1"\n'):
+    rest = f"{record}\n{body}".encode()
+    return f"# ckpt_remote {crc32c(rest):08x} ".encode() + rest
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "[" * 100_000,
+        "7",
+        "{}",
+        '{"v":1,"write_id":5,"epoch":0,"lineage":[],"preserved":[],"retired":[]}',
+        '{"v":1,"write_id":"a","epoch":0,"lineage":[],"preserved":[5],"retired":[]}',
+        '{"v":1,"write_id":"a","epoch":0,"lineage":[],"preserved":["../x"],"retired":[]}',
+        '{"v":1,"write_id":"a","epoch":0,"lineage":[],"preserved":[],"retired":[[]]}',
+        '{"v":1,"write_id":"a","epoch":0,"lineage":[],"preserved":[],"retired":[["ckpt-9","",5,1]]}',
+        '{"v":1,"write_id":"a","epoch":0,"lineage":[],"preserved":[],"retired":[["ckpt-9","",Infinity,1]]}',
+        '{"v":1,"write_id":"a","epoch":0,"lineage":[],"preserved":[],"retired":[["ckpt-9","",1,1,"checkpoint"]]}',
+    ],
+    ids=lambda record: record[-40:],
+)
+def test_a_record_that_makes_no_sense_is_refused_before_anything_follows_it(record):
+    with pytest.raises(CorruptError):
+        decode(with_record(record))
+
+
+def test_a_path_given_twice_is_one_checkpoint_as_in_tensorflows_manager():
+    names = "".join(f'all_model_checkpoint_paths: "{n}"\n' for n in ("a", "b", "s3://bucket/run/a"))
+    times = "".join(f"all_model_checkpoint_timestamps: {t}\n" for t in (1.0, 2.0, 3.0))
+
+    assert (Entry("a", 3.0), Entry("b", 2.0)) == decode(f'model_checkpoint_path: "a"\n{names}{times}'.encode()).entries
+
+
+def test_a_huge_state_is_refused_at_once():
+    started = time.perf_counter()
+    for data in (b":" * 100_000_000, b'model_checkpoint_path: "' + b"x" * 100_000_000):
+        with pytest.raises(CorruptError, match="100000"):
+            decode(data)
+
+    assert time.perf_counter() - started < 5.0

@@ -154,6 +154,19 @@ def test_the_users_sharding_callback_decides_what_shares_a_shard():
     assert {TensorSlice((Extent(row, 4), Extent(0, 8))) for row in (0, 4)} == set(parts)
 
 
+def test_a_group_of_the_users_is_exactly_one_object():
+    from support.places import Place, read_all
+
+    place = Place.in_memory()
+    policy = tf.train.experimental.MaxShardSizePolicy(max_shard_size=3_000_000)
+    options = tf.train.CheckpointOptions(experimental_sharding_callback=policy)
+    checkpoint = tf.train.Checkpoint(v=tf.Variable(tf.ones([2000, 2000])))
+    place.manager(checkpoint).save(options=options)
+    groups = capture(checkpoint, "ckpt-1", options).groups
+
+    assert 2 < len(groups) == sum(".data-" in key for key in read_all(place))
+
+
 def test_in_graph_mode_tensorflow_writes_everything_and_it_is_read_back():
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         variable = tf.compat.v1.get_variable("v", initializer=np.arange(6, dtype=np.float32).reshape(2, 3))
@@ -171,3 +184,17 @@ def test_the_folder_is_gone_and_what_it_held_still_readable(tmp_path, monkeypatc
 
     assert not list(tmp_path.rglob("*.index"))
     assert b"text" in bytes(snapshot[value_key("text")].data)
+
+
+def test_a_full_slice_is_the_whole_tensor_in_another_spelling():
+    class FullSlice(tf.train.experimental.ShardingCallback):
+        description = "as a slice that covers everything"
+
+        def __call__(self, shardable_tensors):
+            return [
+                {t.checkpoint_key: {"2 2 -:-" if t.dtype == tf.float32 else "": t.tensor}} for t in shardable_tensors
+            ]
+
+    options = tf.train.CheckpointOptions(experimental_sharding_callback=FullSlice())
+
+    assert taken(tf.train.Checkpoint(v=tf.Variable(tf.ones([2, 2]))), options)[value_key("v")].part is None

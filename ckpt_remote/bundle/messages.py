@@ -158,7 +158,11 @@ def decode_header(data: bytes) -> Header:
 
 
 def _check_file(file: str) -> None:
-    if not file or not file.isprintable() or {"", ".", ".."}.intersection(f"prefix{file}".split("/")):
+    if (
+        not file
+        or any(character < " " or character == "\x7f" for character in file)
+        or {"", ".", ".."}.intersection(f"prefix{file}".split("/"))
+    ):
         raise ValueError(f"its side file {file!r} is no path below the checkpoint's directory")
 
 

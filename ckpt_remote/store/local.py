@@ -231,8 +231,8 @@ def _translated(request: faults.Request) -> Iterator[None]:
         if request.verb != "write":
             raise faults.not_found(request) from error
         raise errors.StoreError(
-            f"Cannot write {request.url}: {error.strerror} ({error.filename}). Check the path: its folder cannot be made "
-            f"there, or is a file, or there is a folder of its name.",
+            f"Cannot write {request.url}: {error.strerror} ({error.filename}). Check the path: its folder cannot "
+            f"be made there, or is a file, or there is a folder of its name.",
             path=request.url,
         ) from error
     except PermissionError as error:

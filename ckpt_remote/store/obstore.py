@@ -26,12 +26,13 @@ __all__ = ["ObstoreStore"]
 
 _T = TypeVar("_T")
 _MEBIBYTE = 1 << 20
-# A request may take this long and a second more for each MiB: slower links than 1 MiB/s are taken for dead.
+# A request may take this long, and longer by its size at the least rate: dozens share a link, also a slow one.
 _PATIENCE = 30.0
+_LEAST_RATE = 64 * 1024.0  # bytes a second
 # Timeouts belong to obstore's clients, so sizes are rounded up to these and each has a client of its own.
 _SIZES = tuple(mebibytes * _MEBIBYTE for mebibytes in (1, 16, 128, 1024, 5 * 1024))
 # Whole objects are read without knowing their size; they are indexes and states.
-_READ = 16 * _MEBIBYTE
+_READ = _MEBIBYTE
 _SERVER_CODE = re.compile(r"<Code>(\w+)</Code>")
 
 
@@ -132,7 +133,7 @@ class ObstoreStore(interface.Store):
         patience = float(self._options.config.get("read_timeout", _PATIENCE))
         with self._lock:
             if rounded not in self._clients:
-                self._clients[rounded] = self._account.open(patience + rounded / _MEBIBYTE)
+                self._clients[rounded] = self._account.open(patience + rounded / _LEAST_RATE)
             return self._clients[rounded]
 
     def _send(
