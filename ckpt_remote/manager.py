@@ -25,11 +25,14 @@ from ckpt_remote.checkpoint import restore, write
 from ckpt_remote.directory import Directory, Retention
 from ckpt_remote.errors import CorruptError, NotFoundError
 from ckpt_remote.numbering import SaveCounter, as_integer
-from ckpt_remote.store import Retry, Store, open_store, split_url
+from ckpt_remote.store import Policy, Retry, Store, open_store, split_url
 
 __all__ = ["CheckpointManager"]
 
 _log = logging.getLogger(__name__)
+
+# Seconds from the first failure of a write in which it is sent again: an upload on a slow link takes minutes itself.
+_PATIENCE = 900.0
 
 
 class CheckpointManager(tf.train.CheckpointManager):
@@ -104,7 +107,7 @@ class CheckpointManager(tf.train.CheckpointManager):
         self._interval = checkpoint_interval
         self._init_fn = init_fn
         self._last_step = last_checkpoint_step
-        self._retry = Retry()
+        self._retry = Retry(Policy(deadline=_PATIENCE))
         self._open = lambda url: open_store(url, storage_options, filesystem)
         self._store = self._open(self._url)
         self._store.url_of(f"{checkpoint_name}-1")  # a name that no object can have is refused now, not after an upload

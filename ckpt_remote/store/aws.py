@@ -27,6 +27,7 @@ from ckpt_remote.store import faults, options, s3
 
 __all__ = ["Account", "connect", "needs_own_certificates"]
 
+_SILENCE_SECONDS = 20
 _CONNECT_SECONDS = 5.0
 # obstore asks again once less than five minutes are left, so this makes it ask about once a minute: botocore
 # then renews in time, ten minutes or more before the end.
@@ -167,7 +168,12 @@ def _client(parsed: options.S3Options, session: Any, region: str | None) -> Any:
         if parsed.anon
         else {"retries": {"total_max_attempts": 1}}
     )
-    config = {"connect_timeout": _CONNECT_SECONDS, "request_checksum_calculation": "when_required"}
+    # Its requests are small: who has not answered them after this long does not answer.
+    config = {
+        "connect_timeout": _CONNECT_SECONDS,
+        "read_timeout": _SILENCE_SECONDS,
+        "request_checksum_calculation": "when_required",
+    }
     given = {name: value for name, value in parsed.config.items() if name != "region_name"}
     return session.client(
         "s3",

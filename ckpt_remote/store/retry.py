@@ -40,7 +40,7 @@ class Policy:
     attempts: int = 6
     first_delay: float = 0.2
     longest_delay: float = 10.0
-    deadline: float = 120.0
+    deadline: float = 30.0
 
     def longest_pause(self, failures: int) -> float:
         """The bound of the pause after so many failures (at least one), in seconds."""

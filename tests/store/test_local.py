@@ -169,7 +169,7 @@ def test_a_deletion_that_fails_is_reported_by_key(store: Store, monkeypatch: pyt
 
 def test_a_name_that_a_directory_has_cannot_be_written(store: Store) -> None:
     store.put("a/b", [b"1"], "create")
-    with pytest.raises(errors.StoreError, match="a directory has its name"):
+    with pytest.raises(errors.StoreError, match="a folder of its name"):
         store.put("a", [b"2"], "overwrite")
     with pytest.raises(errors.StoreError, match="a file has its directory's"):
         store.put("a/b/c", [b"2"], "overwrite")
