@@ -92,24 +92,21 @@ class Directory:
             UnknownOutcomeError: The store gave no answer; see `is_settled`.
         """
         self._settle()
+        if not self._claimed:
+            state = State(
+                latest=self.latest,
+                entries=self.entries,
+                last_preserved_timestamp=self._last_preserved,
+                record=self._record(preserved=self.preserved, retired=self._retired, epoch=self._epoch + 1),
+            )
+            self._write(state)
+            self._claimed = True
         if self._superseded:
             raise ConflictError(
-                f"Cannot save to {self._store.url}: another writer has gone on from what this one saved last. Stop "
+                f"Cannot save to {self._store.url}: another writer has gone on from what this one wrote last. Stop "
                 "this writer, or restore, or make a new manager, which continues from what is there.",
                 path=self._store.url,
             )
-        if not self._claimed:
-            self._epoch += 1
-            record = self._record(preserved=self.preserved, retired=self._retired)
-            self._write(
-                State(
-                    latest=self.latest,
-                    entries=self.entries,
-                    last_preserved_timestamp=self._last_preserved,
-                    record=record,
-                )
-            )
-            self._claimed = True
 
     @property
     def guard(self) -> Version:
@@ -241,12 +238,13 @@ class Directory:
             record=self._record(
                 preserved=tuple(known for known in preserved if known != path),
                 retired=tuple(gone for gone in (*self._retired, replaced, *retired) if gone is not None),
+                epoch=self._epoch,
             ),
         )
 
-    def _record(self, *, preserved: tuple[str, ...], retired: tuple[Retired, ...]) -> Record:
+    def _record(self, *, preserved: tuple[str, ...], retired: tuple[Retired, ...], epoch: int) -> Record:
         return Record(
-            write_id=uuid.uuid4().hex, epoch=self._epoch, lineage=self._lineage, preserved=preserved, retired=retired
+            write_id=uuid.uuid4().hex, epoch=epoch, lineage=self._lineage, preserved=preserved, retired=retired
         )
 
     def _describe(self, path: str) -> Retired | None:

@@ -183,6 +183,20 @@ class CheckpointManager(tf.train.CheckpointManager):
             callback(url) if inspect.signature(callback).parameters else callback()
         return url
 
+    def claim(self) -> None:
+        """Becomes the directory's writer now, instead of at the first save.
+
+        Every other manager that has read an older state gets `ConflictError` from then on. Writes the state once, and
+        nothing the second time. Restoring never claims, so evaluators and workers may do it.
+
+        Raises:
+            ConflictError: Another writer has changed the directory since this manager read it.
+            UnknownOutcomeError: The store gave no answer to the request, so nobody knows yet.
+            UnsupportedError: There is no safe way to save on this store.
+        """
+        with self._mutex:
+            self._known.claim()
+
     def restore(
         self, path: str | os.PathLike[str] | None = None, options: tf.train.CheckpointOptions | None = None
     ) -> Any:
@@ -205,9 +219,8 @@ class CheckpointManager(tf.train.CheckpointManager):
         if path is not None:
             store, name = self._locate(os.fspath(path))
             return restore(self._target, store, name, options)
-        self._known.refresh()
-        if self._known.latest is None:
-            return self._target.restore(None, options=options)
+        with self._mutex:
+            self._known.refresh()
         return self._restore_latest(options)
 
     def restore_or_initialize(self) -> str | None:
@@ -218,7 +231,8 @@ class CheckpointManager(tf.train.CheckpointManager):
         Returns:
             The URL of what was restored, or None.
         """
-        self._known.refresh()
+        with self._mutex:
+            self._known.refresh()
         if self._known.latest is not None:
             self._restore_latest(None)
             if self._interval is not None:

@@ -34,6 +34,9 @@ __all__ = ["Entry", "Record", "Retired", "State", "decode_state", "encode_state"
 _MARK = "# ckpt_remote "
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _FORMAT = 1
+# A directory that is claimed and has no checkpoint yet. TensorFlow knows no such field, and so takes the file for none;
+# a file without any field would be an error to it.
+_CLAIMED = "no_checkpoints_yet"
 _LARGEST = 16 * 2**20  # bytes; a state of a hundred thousand checkpoints is smaller
 _LINEAGE = 32  # as many writers may build on a write before its author has read back that it landed
 
@@ -125,6 +128,8 @@ def encode_state(state: State) -> bytes:
     lines = []
     if state.latest is not None:
         lines.append(f"model_checkpoint_path: {quote(state.latest)}")
+    else:
+        lines.append(f"{_CLAIMED}: 1")
     lines += [f"all_model_checkpoint_paths: {quote(entry.path)}" for entry in state.entries]
     lines += [f"all_model_checkpoint_timestamps: {entry.timestamp!r}" for entry in state.entries]
     if state.last_preserved_timestamp:  # proto3 leaves out what is zero
@@ -238,7 +243,7 @@ def _decode_body(body: str, record: Record | None, directories: Sequence[str]) -
     for name, value in parse_fields(body):
         fields.add(name, value)
     latest = _inside(fields.latest, directories) if fields.latest else None
-    if latest is None and record is None:
+    if (latest is None) != (fields.claimed and record is not None):
         raise ValueError("it names no checkpoint")
     paths = [_inside(path, directories) for path in fields.paths]
     # As TensorFlow's manager does with a file that has no timestamps.
@@ -262,6 +267,7 @@ class _Fields:
     paths: list[str] = field(default_factory=list)
     timestamps: list[float] = field(default_factory=list)
     last_preserved: float = 0.0
+    claimed: bool = False
     seen: set[str] = field(default_factory=set)
 
     def add(self, name: str, value: str | float) -> None:
@@ -273,6 +279,8 @@ class _Fields:
                 self.paths.append(value)
             case "all_model_checkpoint_timestamps", float():
                 self.timestamps.append(value)
+            case name, 1.0 if name == _CLAIMED:
+                self.claimed = True
             case "last_preserved_timestamp", float():
                 self._once(name)
                 self.last_preserved = value

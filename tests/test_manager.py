@@ -49,6 +49,39 @@ def test_every_public_member_of_tensorflows_manager_is_ours():
     assert set() == public - set(vars(ckpt_remote.CheckpointManager))
 
 
+def test_a_claim_fences_every_manager_that_has_read_an_older_state(place, value):
+    older, newer = make(place, value), make(place, value)
+    newer.claim()
+    claimed = read_all(place)
+    newer.claim()
+    assert claimed == read_all(place), "the second claim has nothing to write"
+    for use in (older.save, older.claim):
+        with pytest.raises(ConflictError):
+            use()
+    assert claimed == read_all(place)
+    assert f"{place.url}/ckpt-1" == newer.save()
+
+
+def test_restoring_claims_nothing(memory_place, value):
+    trainer, evaluator = make(memory_place, value), make(memory_place, value)
+    trainer.save()
+    before = read_all(memory_place)
+    evaluator.restore_or_initialize()
+    evaluator.restore()
+
+    assert before == read_all(memory_place)
+    assert f"{memory_place.url}/ckpt-2" == trainer.save()
+
+
+def test_a_directory_that_is_claimed_and_still_empty_is_a_fresh_start_also_for_tensorflow(tmp_path, value):
+    place = Place(str(tmp_path / "run"))
+    make(place, value).claim()
+
+    assert tf.train.latest_checkpoint(place.url) is None
+    assert make(place, value).restore_or_initialize() is None
+    assert f"{place.url}/ckpt-1" == make(place, value).save()
+
+
 def test_what_retention_retires_is_gone_from_the_store(place, value):
     manager = make(place, value)
     for _ in range(4):

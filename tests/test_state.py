@@ -62,6 +62,18 @@ def test_tensorflow_reads_what_we_print_and_prints_the_same(state):
     assert printed.endswith(text_format.MessageToString(parsed, as_utf8=True))
 
 
+@given(records)
+def test_a_claimed_directory_without_checkpoints_survives_printing_and_parsing(record):
+    state = State(latest=None, last_preserved_timestamp=1.5, record=record)
+
+    assert state == decode(encode_state(state))
+
+
+def test_only_a_state_of_ours_may_say_that_there_are_no_checkpoints_yet():
+    with pytest.raises(CorruptError):
+        decode(b"no_checkpoints_yet: 1\n")
+
+
 def test_a_stock_file_without_timestamps_takes_the_preserved_one_as_tensorflow_does():
     state = decode(b'model_checkpoint_path: "ckpt-1"\nall_model_checkpoint_paths: "ckpt-1"\n')
 
