@@ -16,12 +16,14 @@ the one that was retired. The recorded intention to replace a listed number, the
 the collection of dead attempts belong here too, and are not implemented yet.
 """
 
+import dataclasses
 import logging
+import uuid
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ckpt_remote.bundle import decode_index, index_name
+from ckpt_remote.bundle import decode_index, encode_index, index_name
 from ckpt_remote.errors import (
     CheckpointError,
     ConflictError,
@@ -132,13 +134,30 @@ class Published:
     version: Version | None
 
 
-def commit(path: str, index: bytes, state: State, version: Version, *, url: str, attempts: int) -> Flow[Published]:
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """A small object that was written.
+
+    Attributes:
+        before: What it replaced, if anything.
+        version: The version written.
+        lost: Whether a request for it went unanswered, and may land late.
+    """
+
+    before: Object | None
+    version: Version
+    lost: bool
+
+
+def commit(
+    objects: Retired, index: bytes, state: State, version: Version, *, url: str, attempts: int
+) -> Flow[Published]:
     """Makes a checkpoint visible whose data objects are all durable.
 
     Args:
-        path: The prefix, relative to the directory.
+        objects: What it consists of.
         index: The encoded index.
-        state: The new state, with a fresh write id, listing `path`.
+        state: The new state, with a fresh write id, listing the checkpoint.
         version: The version of the state that the new one was made from, which this writer has written or claimed.
         url: The directory, for messages.
         attempts: How often a request without an answer is sent.
@@ -148,57 +167,62 @@ def commit(path: str, index: bytes, state: State, version: Version, *, url: str,
         UnknownOutcomeError: The state write may have landed, or may yet land. Nothing was deleted.
         StoreError: The store kept failing before the state was written. Nothing was published.
     """
-    key = index_name(path)
-    before, after = yield from publish(key, index, guard=version, url=url, attempts=attempts)
+    put = yield from publish(objects.index, index, guard=version, url=url, attempts=attempts)
     try:
         return (yield from publish_state(state, version, url=url, attempts=attempts))
     except (ConflictError, StoreError) as error:  # the state did not change, for certain
-        yield from _retract(key, before, after, still_ours=isinstance(error, StoreError))
+        if not put.lost:  # else a copy of the index may still land, and would miss what was taken back
+            yield from _take_back(objects, put, still_ours=isinstance(error, StoreError))
         raise
 
 
-def _retract(key: str, before: Object | None, after: Version, *, still_ours: bool) -> Flow[None]:
-    """Puts back the index that was there before, unless another writer has replaced ours since."""
+def _take_back(objects: Retired, put: Replacement, *, still_ours: bool) -> Flow[None]:
+    """Undoes the index, unless another writer has replaced it since, and deletes the data that nothing names then."""
+    key = objects.index
     try:
-        if before is not None:
-            yield Put(key, before.data, after)
-        elif still_ours:  # nobody else can have written it, so nobody else's is deleted
-            yield Delete((key,))
+        if put.before is not None:
+            # Under a new write id: equal bytes would bring the old version back, and with it whatever waits for it.
+            index = decode_index(put.before.data, path=key)
+            header = dataclasses.replace(index.header, write_id=uuid.uuid4().hex)
+            yield Put(key, encode_index(dataclasses.replace(index, header=header)), put.version)
+        elif not still_ours or (yield Delete((key,))):
+            return
+        failures = yield Delete(objects.data)
     except CheckpointError as error:
-        _log.warning("%s belongs to a save that failed, and could not be put back: %s", key, error)
+        failures = {key: error}
+    for failed, failure in failures.items():
+        _log.warning("%s belongs to a save that failed, and is left: %s", failed, failure)
 
 
-def publish(key: str, data: bytes, *, guard: Version, url: str, attempts: int) -> Flow[tuple[Object | None, Version]]:
+def publish(key: str, data: bytes, *, guard: Version, url: str, attempts: int) -> Flow[Replacement]:
     """Creates a small object, or replaces exactly the one that was read, while the state is at the version `guard`.
 
     Whoever owns the directory has changed the state before it writes anything else. So an object that was read before
     the state was seen unchanged is older than any other owner's, and replacing exactly that one touches nobody's. An
     index carries a write id, so equal bytes are this very write.
 
-    Returns:
-        What was replaced, if anything, and the version written.
-
     Raises:
         ConflictError: Another writer has changed the state.
-        StoreError: The store kept failing; if transient, the object may have been written.
+        StoreError: The store kept failing; the object may have been written.
     """
     mode: PutMode = "create"
     before: Object | None = None
     failure: CheckpointError | None = None
+    lost = False
     for attempt in range(attempts):
         if attempt:
             yield Pause(attempt)
         try:
-            return before, (yield Put(key, data, mode))
+            return Replacement(before, (yield Put(key, data, mode)), lost)
         except StoreError as error:
             if not error.transient:
                 raise
-            failure = error
+            failure, lost = error, True
         except ConflictError as error:
             failure = error
         current: Object | None = yield Get(key)
         if current is not None and current.data == data:
-            return before, current.version
+            return Replacement(before, current.version, lost)
         state: Object | None = yield Get(STATE)
         if state is None or state.version != guard:
             raise ConflictError(_changed(url, gone=state is None), path=url) from failure
@@ -221,15 +245,19 @@ def publish_state(state: State, version: Version | None, *, url: str, attempts: 
     data = encode_state(state)
     path = f"{url}/{STATE}"
     failure: CheckpointError | None = None
+    lost = False  # whether a request went unanswered, and may land late
     for attempt in range(attempts):
         if attempt:
             yield Pause(attempt)
         try:
             return Published((yield Put(STATE, data, version or "create")))
         except StoreError as error:
-            if not error.transient:
-                raise
             failure = error
+            if not error.transient:
+                if lost:
+                    break
+                raise
+            lost = True
         except ConflictError as error:
             failure = error
         try:
@@ -244,7 +272,7 @@ def publish_state(state: State, version: Version | None, *, url: str, attempts: 
         if (None if current is None else current.version) != version:
             raise ConflictError(_changed(url, gone=current is None), path=path) from failure
     raise UnknownOutcomeError(
-        f"Cannot tell whether the state {path} was written: the store gave no answer {attempts} times; nothing was "
+        f"Cannot tell whether the state {path} was written: the store gave no answer; nothing was "
         "deleted. Read it again later: it lists the old checkpoints or the new.",
         path=path,
     ) from failure

@@ -132,23 +132,20 @@ class Directory:
         Raises:
             ConflictError: Another writer has changed the state since it was read. Nothing that it lists was touched.
             UnknownOutcomeError: The store gave no answer to the last request; see `is_settled`.
-            StoreError: The store kept failing. Nothing was published, and what had been uploaded is deleted again.
+            StoreError: The store kept failing. Nothing was published.
         """
-        try:
-            self._write(self._next(objects.path, replaced, retention), index)
-        except CheckpointError as error:
-            if not (isinstance(error, UnknownOutcomeError) or getattr(error, "transient", False)):
-                self._withdraw(objects)
-            raise
+        state = self._next(objects.path, replaced, retention)
+        self._objects.pop(objects.path, None)  # an index that is put back after a failure is not the one we know
+        self._write(state, index, objects)
         self._objects[objects.path] = objects
 
-    def _write(self, state: State, index: bytes | None = None) -> None:
-        """Writes a state, behind the index of its newest checkpoint if one is given, and takes over what has landed."""
+    def _write(self, state: State, index: bytes = b"", objects: Retired | None = None) -> None:
+        """Writes a state, behind the index of a new checkpoint if there is one, and takes over what has landed."""
         url, attempts = self._store.url, self._retry.attempts
-        if index is None or state.latest is None:
+        if objects is None:
             flow = publish_state(state, self._version, url=url, attempts=attempts)
         else:
-            flow = commit(state.latest, index, state, self.guard, url=url, attempts=attempts)
+            flow = commit(objects, index, state, self.guard, url=url, attempts=attempts)
         try:
             version = run(flow, self._store, self._retry).version
         except BaseException as error:
@@ -157,15 +154,6 @@ class Directory:
             raise
         self._know(state, version)
         self._superseded = version is None  # somebody has gone on from it already
-
-    def _withdraw(self, objects: Retired) -> None:
-        """Deletes the data of a save that failed for certain. A failure to do so costs space, and is said."""
-        try:
-            failures = self._store.delete(objects.data)
-        except CheckpointError as error:
-            failures = dict.fromkeys(objects.data, error)
-        for key, failure in failures.items():
-            _log.warning("%s belongs to a save that failed, and is left: %s", self._store.url_of(key), failure)
 
     def _read(self) -> Object | None:
         try:

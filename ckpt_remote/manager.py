@@ -265,7 +265,8 @@ class CheckpointManager(tf.train.CheckpointManager):
             try:
                 return restore(self._target, self._store, latest, options)
             except (NotFoundError, CorruptError):
-                self._known.refresh()
+                with self._mutex:
+                    self._known.refresh()
                 if self._known.latest == latest:
                     raise
         return self._target.restore(None, options=options)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from ckpt_remote import state as states
-from ckpt_remote.bundle import Entry, Header, Index, encode_index
+from ckpt_remote.bundle import Entry, Header, Index, decode_index, encode_index
 from ckpt_remote.commit import Delete, Get, Pause, Put, commit, delete_retired, publish, publish_state
 from ckpt_remote.errors import ConflictError, CorruptError, StoreError, UnknownOutcomeError
 from ckpt_remote.state import Record, Retired, State, decode_state
@@ -152,7 +152,7 @@ def test_a_refusal_for_good_is_not_repeated():
 def test_the_index_is_published_before_the_state():
     requests, model = [], Model()
     model.objects["checkpoint"] = Object(b"", Version("claimed"))
-    writer = Writer(commit("ckpt-1", b"index", state("ckpt-1"), Version("claimed"), url=URL, attempts=ATTEMPTS))
+    writer = Writer(commit(NEW, b"index", state("ckpt-1"), Version("claimed"), url=URL, attempts=ATTEMPTS))
     while writer.request is not None:
         requests.append(writer.request.key)
         writer.step(model, lose=False)
@@ -200,23 +200,60 @@ def test_a_writer_that_is_fenced_replaces_no_index_however_late_it_wakes_up():
         assert isinstance(zombie.outcome, ConflictError)
 
 
-@pytest.mark.parametrize("error", [ConflictError("lost"), StoreError("refused")], ids=["conflict", "refused"])
-def test_a_state_that_does_not_change_leaves_the_listed_index_as_it_was(error):
-    class Refusing(Model):
-        def perform(self, request):
-            if isinstance(request, Put) and request.key == "checkpoint":
-                if isinstance(error, ConflictError):
-                    self.objects["checkpoint"] = Object(b"another's", Version("another"))
-                raise error
-            return super().perform(request)
+NEW = Retired(path="ckpt-1", write_id="new", used=1, of=7)
 
-    model = Refusing({"checkpoint": Object(b"", GUARD), "ckpt-1.index": Object(b"old", Version("old"))})
-    writer = Writer(commit("ckpt-1", b"new", state("ckpt-1"), GUARD, url=URL, attempts=ATTEMPTS))
+
+class Ending(Model):
+    """A store that answers the writes of the state with one error after the other."""
+
+    def __init__(self, errors, **objects):
+        super().__init__({"checkpoint": Object(b"", GUARD), NEW.data[0]: Object(b"new", Version("d")), **objects})
+        self.errors = list(errors)
+
+    def perform(self, request):
+        if not (isinstance(request, Put) and request.key == "checkpoint"):
+            return super().perform(request)
+        error = self.errors.pop(0)
+        if isinstance(error, ConflictError):
+            self.objects["checkpoint"] = Object(b"another's", Version("another"))
+        raise error
+
+
+def commit_on(model):
+    writer = Writer(commit(NEW, b"new", state("ckpt-1"), GUARD, url=URL, attempts=ATTEMPTS))
+    while writer.request is not None:
+        writer.step(model, lose=False)
+    return writer.outcome
+
+
+@pytest.mark.parametrize("error", [ConflictError("lost"), StoreError("refused")], ids=["conflict", "refused"])
+def test_a_state_that_does_not_change_leaves_the_listed_index_and_takes_the_new_data_back(error):
+    old = indexed("old", 3, used=2)
+    model = Ending([error], **{"ckpt-1.index": old})
+
+    assert error is commit_on(model) or isinstance(error, ConflictError)
+    left = decode_index(model.objects["ckpt-1.index"].data)
+    assert decode_index(old.data).entries == left.entries
+    assert left.header.write_id not in ("old", "new"), "the old version must not come back: S3's is a digest"
+    assert {"checkpoint", "ckpt-1.index"} == model.objects.keys()
+
+
+def test_a_refusal_after_a_lost_answer_is_an_unknown_outcome_and_takes_nothing_back():
+    model = Ending([StoreError("no answer", transient=True), StoreError("refused")])
+
+    assert isinstance(commit_on(model), UnknownOutcomeError)
+    assert {"checkpoint", "ckpt-1.index", NEW.data[0]} == model.objects.keys()
+
+
+def test_an_index_that_may_land_late_keeps_its_data():
+    model = Ending([StoreError("refused")])
+    writer = Writer(commit(NEW, b"new", state("ckpt-1"), GUARD, url=URL, attempts=ATTEMPTS))
+    writer.step(model, lose=True)
     while writer.request is not None:
         writer.step(model, lose=False)
 
-    assert isinstance(writer.outcome, type(error))
-    assert b"old" == model.objects["ckpt-1.index"].data
+    assert isinstance(writer.outcome, StoreError)
+    assert {"checkpoint", "ckpt-1.index", NEW.data[0]} == model.objects.keys()
 
 
 def run_to_end(flow, model):
