@@ -71,13 +71,18 @@ class StoreError(CheckpointError, OSError):
         transient: Whether the same request may pass later unchanged (an overloaded or unreachable server,
             a lost response). A refused permission is not transient. After a transient failure a write may
             have landed all the same.
+        retry_after: How many seconds the store asked to be left alone, if it did.
     """
 
     transient: bool
+    retry_after: float | None
 
-    def __init__(self, message: str, *, path: str | None = None, transient: bool = False) -> None:
+    def __init__(
+        self, message: str, *, path: str | None = None, transient: bool = False, retry_after: float | None = None
+    ) -> None:
         super().__init__(message, path=path)
         self.transient = transient
+        self.retry_after = retry_after
 
 
 class UnsupportedError(CheckpointError, NotImplementedError):

@@ -54,12 +54,7 @@ class FsspecStore(interface.Store):
         """As `Store.put`, to overwrite only."""
         path = self._path(key)
         if mode != "overwrite":
-            raise errors.UnsupportedError(
-                f"Cannot write {self.url_of(key)} safely: {type(self._filesystem).__name__} has no "
-                f"conditional write, so two writers could destroy each other's checkpoints. "
-                f"Save to S3 or to a local path.",
-                path=self.url_of(key),
-            )
+            raise self._unsafe("write", key)
         data = join(buffers)
 
         def write() -> None:
@@ -86,6 +81,10 @@ class FsspecStore(interface.Store):
         outcomes = {key: self._delete(key, path) for key, path in [(key, self._path(key)) for key in keys]}
         return {key: failure for key, failure in outcomes.items() if failure is not None}
 
+    def remove(self, key: str, version: interface.Version) -> None:  # noqa: ARG002 - the interface's
+        """Refused: fsspec's filesystems have no versions."""
+        raise self._unsafe("delete", key)
+
     def require_container(self) -> None:
         """Nothing: what a container is differs between filesystems."""
 
@@ -97,6 +96,14 @@ class FsspecStore(interface.Store):
         except errors.CheckpointError as error:
             return error
         return None
+
+    def _unsafe(self, verb: str, key: str) -> errors.UnsupportedError:
+        return errors.UnsupportedError(
+            f"Cannot {verb} {self.url_of(key)} safely: {type(self._filesystem).__name__} has no conditional requests, "
+            f"so two writers could destroy each other's checkpoints. Save to an object store through its own URL, or "
+            f"to a local path.",
+            path=self.url_of(key),
+        )
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{interface.check_key(key)}"

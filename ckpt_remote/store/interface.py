@@ -141,6 +141,18 @@ class Store(abc.ABC):
         """Remove exactly these objects, and return what failed, by key. A missing object is a success."""
 
     @abc.abstractmethod
+    def remove(self, key: str, version: Version) -> None:
+        """Remove an object if it is exactly `version`; for what others may have replaced. A missing object is a success.
+
+        Sent once, as every conditional request. A store that has no conditional delete, or ignores the condition,
+        leaves a moment between look and deletion: no name that is removed so may hold data.
+
+        Raises:
+            ConflictError: It is another version, and still there.
+            UnsupportedError: The store has no versions.
+        """
+
+    @abc.abstractmethod
     def require_container(self) -> None:
         """Pass if the bucket is there: then a missing object means a fresh directory, not a misspelt bucket.
 

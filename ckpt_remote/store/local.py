@@ -96,6 +96,17 @@ class LocalStore(interface.Store):
         outcomes = {key: self._delete(key, path) for key, path in [(key, self._path(key)) for key in keys]}
         return {key: failure for key, failure in outcomes.items() if failure is not None}
 
+    def remove(self, key: str, version: interface.Version) -> None:
+        """As `Store.remove`: looked at and removed under the directory's lock."""
+        request = faults.Request("delete", self.url_of(key))
+        path = self._path(key)
+        with contextlib.suppress(errors.NotFoundError), _translated(request):
+            with _locked(request, path.parent, needed=True):
+                if (current := _current(path)) is not None and current != version:
+                    raise faults.conflict(request)
+                path.unlink()
+                _sync(path.parent)
+
     def require_container(self) -> None:
         """Nothing: a directory is made when it is first written to."""
 

@@ -94,6 +94,15 @@ class MemoryStore(interface.Store):
                 self._filesystem.store.pop(path, None)
         return {}
 
+    def remove(self, key: str, version: interface.Version) -> None:
+        """As `Store.remove`."""
+        path = self._path(key)
+        with _lock:
+            file = self._filesystem.store.get(path)
+            if file is not None and _version(file) != version:
+                raise faults.conflict(faults.Request("delete", self.url_of(key)))
+            self._filesystem.store.pop(path, None)
+
     def require_container(self) -> None:
         """Nothing: memory has no buckets."""
 

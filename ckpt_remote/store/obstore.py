@@ -78,19 +78,14 @@ class ObstoreStore(interface.Store):
 
     def put(self, key: str, buffers: Sequence[Buffer], mode: interface.PutMode) -> interface.Version:
         """As `Store.put`."""
-        path = self._path(key)
-        storage_class = self._options.extra.get("StorageClass")
-        result = self._send(
-            lambda failure: self._put_meaning(failure, key, mode),
-            obstore.put,
-            self._client(total_size(buffers)),
-            path,
-            list(buffers),
-            mode={"e_tag": mode.token} if isinstance(mode, interface.Version) else mode,
-            use_multipart=False,
-            attributes={"Storage-Class": storage_class} if storage_class else None,
-        )
-        return self._version(result, key)
+        if not isinstance(mode, interface.Version):
+            return self._put(key, buffers, mode, mode)
+        try:
+            return self._put(key, buffers, mode, {"e_tag": mode.token})
+        except errors.ConflictError:
+            if self._bucket.version(key) != mode:
+                raise
+            return self._put(key, buffers, mode, {"e_tag": s3.unquoted(mode)})
 
     def list(self, prefix: str = "") -> Iterator[interface.ObjectInfo]:
         """As `Store.list`."""
@@ -99,6 +94,11 @@ class ObstoreStore(interface.Store):
     def delete(self, keys: Sequence[str]) -> dict[str, errors.CheckpointError]:
         """As `Store.delete`."""
         return self._bucket.delete([interface.check_key(key) for key in keys])
+
+    def remove(self, key: str, version: interface.Version) -> None:
+        """As `Store.remove`."""
+        interface.check_key(key)
+        self._bucket.remove(key, version)
 
     def require_container(self) -> None:
         """As `Store.require_container`."""
@@ -135,6 +135,21 @@ class ObstoreStore(interface.Store):
             if rounded not in self._clients:
                 self._clients[rounded] = self._account.open(patience + rounded / _LEAST_RATE)
             return self._clients[rounded]
+
+    def _put(self, key: str, buffers: Sequence[Buffer], mode: interface.PutMode, condition: Any) -> interface.Version:
+        path = self._path(key)
+        storage_class = self._options.extra.get("StorageClass")
+        result = self._send(
+            lambda failure: self._put_meaning(failure, key, mode),
+            obstore.put,
+            self._client(total_size(buffers)),
+            path,
+            list(buffers),
+            mode=condition,
+            use_multipart=False,
+            attributes={"Storage-Class": storage_class} if storage_class else None,
+        )
+        return self._version(result, key)
 
     def _send(
         self,

@@ -146,6 +146,10 @@ class Retrying(interface.Store):
             self._repeat(attempt)
         return failures
 
+    def remove(self, key: str, version: interface.Version) -> None:
+        """As the inner store's, once."""
+        self._inner.remove(key, version)
+
     def require_container(self) -> None:
         """As the inner store's, repeated."""
         self._repeat(self._inner.require_container)

@@ -16,7 +16,7 @@ from botocore import exceptions as boto
 from ckpt_remote import errors
 from ckpt_remote.store import faults, interface
 
-__all__ = ["FAILURES", "Bucket", "answer_of", "translate"]
+__all__ = ["FAILURES", "Bucket", "answer_of", "translate", "unquoted"]
 
 FAILURES: tuple[type[Exception], ...] = (boto.BotoCoreError, boto.ClientError, OSError, asyncio.TimeoutError)
 """What a request may raise, s3fs's translations and broken connections included."""
@@ -36,6 +36,8 @@ _PASSING = (boto.ConnectionError, boto.HTTPClientError, OSError, asyncio.Timeout
 _GONE = frozenset({"NoSuchKey", "NoSuchVersion"})
 _FORBIDDEN, _NOT_FOUND = HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND
 _BULK = 1000
+# How services answer a condition on a delete that they do not know.
+_NO_CONDITION = frozenset({400, 501})
 # Some S3-compatible services have no bulk delete: they answer as to an unknown method or a malformed request.
 _NO_BULK = frozenset({400, 404, 405, 411, 501})
 
@@ -90,6 +92,36 @@ class Bucket:
         for start in range(0, len(keys), _BULK):
             failures.update(self._delete_page(keys[start : start + _BULK]))
         return failures
+
+    def remove(self, key: str, version: interface.Version) -> None:
+        """As `Store.remove`."""
+        try:
+            self.send("delete", key, "delete_object", Key=self.root + key, IfMatch=version.token)
+        except errors.NotFoundError:
+            return
+        except errors.StoreError as error:
+            if answer_of(error)[0] not in _NO_CONDITION:
+                raise
+            refusal: errors.CheckpointError = error
+        except errors.ConflictError as error:
+            refusal = error
+        else:
+            return
+        if (current := self.version(key)) is None:
+            return
+        if current != version:
+            raise faults.conflict(self.request("delete", key)) from refusal
+        if isinstance(refusal, errors.ConflictError):  # refused what it has: it takes ETags without quotes only
+            self.send("delete", key, "delete_object", Key=self.root + key, IfMatch=unquoted(version))
+        else:
+            self.send("delete", key, "delete_object", Key=self.root + key)
+
+    def version(self, key: str) -> interface.Version | None:
+        """The object's current version; None where there is none."""
+        try:
+            return interface.Version(self.send("look up", key, "head_object", Key=self.root + key)["ETag"])
+        except errors.NotFoundError:
+            return None
 
     def require(self) -> None:
         """As `Store.require_container`."""
@@ -159,6 +191,11 @@ class Bucket:
         except errors.CheckpointError as error:
             return error
         return None
+
+
+def unquoted(version: interface.Version) -> str:
+    """The ETag as some services want it in conditions: Ceph's gateway up to 16 refuses its own ETags in quotes."""
+    return version.token.strip('"')
 
 
 def translate(error: Exception, request: faults.Request) -> errors.CheckpointError:

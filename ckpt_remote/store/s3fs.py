@@ -61,17 +61,17 @@ class S3fsStore(interface.Store):
 
     def put(self, key: str, buffers: Sequence[Buffer], mode: interface.PutMode) -> interface.Version:
         """As `Store.put`. Several buffers are copied together first."""
-        condition = {"IfNoneMatch": "*"} if mode == "create" else {}
-        if isinstance(mode, interface.Version):
-            condition = {"IfMatch": mode.token}
-        path = self._path(key)
+        body = join(buffers)
+        if mode == "overwrite":
+            return self._put(key, body)
+        if mode == "create":
+            return self._put(key, body, IfNoneMatch="*")
         try:
-            response = self._bucket.send("write", key, "put_object", Key=path, Body=join(buffers), **condition)
-        except errors.NotFoundError as error:
-            self._bucket.require()
-            # S3 answers 404 where the object to be replaced is gone.
-            raise faults.conflict(self._bucket.request("write", key)) from error
-        return interface.Version(response["ETag"])
+            return self._put(key, body, IfMatch=mode.token)
+        except errors.ConflictError:
+            if self._bucket.version(key) != mode:
+                raise
+            return self._put(key, body, IfMatch=s3.unquoted(mode))
 
     def list(self, prefix: str = "") -> Iterator[interface.ObjectInfo]:
         """As `Store.list`."""
@@ -80,6 +80,11 @@ class S3fsStore(interface.Store):
     def delete(self, keys: Sequence[str]) -> dict[str, errors.CheckpointError]:
         """As `Store.delete`."""
         return self._bucket.delete([interface.check_key(key) for key in keys])
+
+    def remove(self, key: str, version: interface.Version) -> None:
+        """As `Store.remove`."""
+        interface.check_key(key)
+        self._bucket.remove(key, version)
 
     def require_container(self) -> None:
         """As `Store.require_container`."""
@@ -102,6 +107,16 @@ class S3fsStore(interface.Store):
     def _call(self, operation: str, **parameters: Any) -> Mapping[str, Any]:
         response: Mapping[str, Any] = self._filesystem.call_s3(operation, **parameters)
         return response
+
+    def _put(self, key: str, body: Buffer, **condition: str) -> interface.Version:
+        path = self._path(key)
+        try:
+            response = self._bucket.send("write", key, "put_object", Key=path, Body=body, **condition)
+        except errors.NotFoundError as error:
+            self._bucket.require()
+            # S3 answers 404 where the object to be replaced is gone.
+            raise faults.conflict(self._bucket.request("write", key)) from error
+        return interface.Version(response["ETag"])
 
     def _get(self, key: str, **parameters: str) -> tuple[Mapping[str, Any], bytes]:
         request = {"Bucket": self._location.bucket, "Key": self._path(key), **parameters}

@@ -431,6 +431,27 @@ class StoreConformance:
             store.delete(["a", "../b"])
         assert {"run/a"} == outside.names()
 
+    def test_exactly_one_version_is_removed(self, store: Store, outside: Outside) -> None:
+        old = store.put("key", [b"1"], "create")
+        new = store.put("key", [b"2"], old)
+        with pytest.raises(errors.ConflictError, match="run/key"):
+            store.remove("key", old)
+        assert outside.read("run/key") == b"2"
+        store.remove("key", new)
+        assert set() == outside.names()
+
+    def test_removing_what_is_gone_is_a_success(self, store: Store, outside: Outside) -> None:
+        version = store.put("a", [], "create")
+        store.remove("a", version)
+        store.remove("a", version)
+        store.remove("no/such/folder/key", version)
+        assert set() == outside.names()
+
+    def test_what_is_no_key_cannot_be_removed(self, store: Store) -> None:
+        version = store.put("a", [], "create")
+        with pytest.raises(ValueError, match="is no object key"):
+            store.remove("../a", version)
+
     # Names
 
     def test_urls_join_directory_and_key(self, store: Store) -> None:
