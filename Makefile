@@ -11,6 +11,9 @@ OLDEST_VENV := .venv-oldest
 SERVERS_VENV := .venv-servers
 SOURCES := $(wildcard ckpt_remote tests benchmarks docs)
 
+AZURITE := $(SERVERS_VENV)/node_modules/.bin/azurite-blob
+AZURITE_VERSION := 3.33.0  # newer ones need node 22
+
 # An empty file in an environment says what was installed there, and when.
 DEMO_READY := $(VENV)/ready-demo
 TEST_READY := $(VENV)/ready-test
@@ -22,7 +25,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast test-oldest lint bench docs servers clean
+.PHONY: help demo test test-fast test-oldest soak azurite lint bench docs servers clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,16 +33,21 @@ help: ## List the targets
 demo: $(DEMO_READY) $(SERVERS_READY) ## Train, kill, resume from an S3 server on this machine (half a minute)
 	@$(VENV)/bin/python docs/demo/run.py
 
-test: lint $(SERVERS_READY) ## Lint, check types, and run every test
+test: lint $(SERVERS_READY) azurite ## Lint, check types, and run every test
 	@echo "Running every test, the demo included."
 	@$(VENV)/bin/python -m pytest
 
-test-fast: $(TEST_READY) $(SERVERS_READY) ## Run the tests that are not marked slow
+test-fast: $(TEST_READY) $(SERVERS_READY) azurite ## Run the tests that are not marked slow
 	@$(VENV)/bin/python -m pytest -m "not slow"
 
 test-oldest: $(OLDEST_READY) $(SERVERS_READY) ## Run every test on TensorFlow 2.16, the oldest supported (Python 3.10 to 3.12)
 	@echo "Running every test on TensorFlow 2.16."
 	@$(OLDEST_VENV)/bin/python -m pytest
+
+# The proofs of `make test`, at full length: schedules, kills of a real process, every test's figures shown.
+SOAK := tests/test_schedules.py tests/test_faults.py tests/test_processes.py tests/test_contention.py tests/test_integrity.py
+soak: $(TEST_READY) $(SERVERS_READY) ## Prove the protocol at length: 100,000 schedules, 200 kills (half an hour)
+	@CKPT_REMOTE_SCHEDULES=100000 CKPT_REMOTE_KILLS=200 $(VENV)/bin/python -m pytest $(SOAK)
 
 lint: $(TEST_READY) ## Check style (ruff), format (ruff) and types (mypy, strict)
 	@echo "Checking style, format and types."
@@ -53,7 +61,15 @@ bench: $(TEST_READY) $(SERVERS_READY) ## Run the benchmarks
 docs: $(TEST_READY) $(SERVERS_READY) ## Check the documents: links lead somewhere, the README's Python runs (there is no site yet)
 	@$(VENV)/bin/python -m pytest tests/test_docs.py
 
-servers: $(SERVERS_READY) ## Install the S3 servers that demo and tests run against
+azurite: ## Install Azure's emulator, if there is npm (half a minute)
+	@if test -x $(AZURITE); then :; \
+	elif ! command -v npm >/dev/null; then echo "There is no npm: the tests against Azure's emulator are skipped."; \
+	else echo "Installing Azure's emulator into $(SERVERS_VENV), once: half a minute."; \
+		npm install --silent --no-audit --no-fund --prefix $(SERVERS_VENV) azurite@$(AZURITE_VERSION) \
+		|| echo "It could not be installed: the tests against it are skipped."; \
+	fi
+
+servers: $(SERVERS_READY) ## Install the servers that demo and tests run against
 
 clean: ## Remove environments, caches and build output
 	rm -rf $(VENV) $(OLDEST_VENV) $(SERVERS_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -86,6 +102,6 @@ $(OLDEST_READY): pyproject.toml
 
 $(SERVERS_READY): tests/support/servers.txt
 	$(call environment,$(PYTHON),$(SERVERS_VENV),13)
-	@echo "Installing the S3 servers into $(SERVERS_VENV), once: a minute."
+	@echo "Installing the servers into $(SERVERS_VENV), once: a minute."
 	@$(SERVERS_VENV)/bin/python -m pip install --quiet --requirement $<
 	@touch $@

@@ -1,4 +1,4 @@
-"""TensorFlow checkpoints straight from tensor memory to S3, and to local paths and `memory://` by the same protocol.
+"""TensorFlow checkpoints straight from tensor memory to S3, Google Cloud Storage, Azure, local paths and `memory://`.
 
 `CheckpointManager` takes the place of `tf.train.CheckpointManager`: change one import, and give it a URL. Importing
 this package does not import TensorFlow; what needs it is imported when first asked for.

@@ -1,6 +1,6 @@
 """Save and restore a `tf.train.Checkpoint` on a store: between TensorFlow's own machinery and ours.
 
-    write(checkpoint, store, path, options)             restore(checkpoint, store, path, options)
+    write(checkpoint, store, target, options)           restore(checkpoint, store, path, options)
     ├── tap.capture      tensors, in memory             ├── reader.fetch     a checked local copy, in memory where
     ├── plan_shards      what goes where                │                    there is room
     └── upload           shards and side files          └── checkpoint.restore(local)   TensorFlow's own
@@ -11,7 +11,6 @@
 """
 
 import errno
-import uuid
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +18,16 @@ from typing import Any
 
 import tensorflow as tf
 
-from ckpt_remote.bundle import Header, Index, encode_index
-from ckpt_remote.commit import publish, run
+from ckpt_remote.bundle import Header, Index, encode_index, index_name
+from ckpt_remote.commit import publish
+from ckpt_remote.directory import Target
 from ckpt_remote.errors import CheckpointError, StoreError
+from ckpt_remote.flow import run
 from ckpt_remote.plan import Shard, plan_shards, shard_size, whole_shard
 from ckpt_remote.reader import OBJECT_GRAPH, Stored, fetch, open_checkpoint
 from ckpt_remote.staging import Folder, memory_directory
 from ckpt_remote.state import Retired
-from ckpt_remote.store import Retry, Store, Version
+from ckpt_remote.store import Retry, Store
 from ckpt_remote.tap import Snapshot, capture
 from ckpt_remote.upload import index_entries, upload_data
 
@@ -51,10 +52,9 @@ class Written:
 def write(
     checkpoint: tf.train.Checkpoint,
     store: Store,
-    path: str,
+    target: Target,
     options: tf.train.CheckpointOptions | None,
     *,
-    guard: Version,
     retry: Retry,
 ) -> Written:
     """Uploads all data of a checkpoint.
@@ -62,22 +62,23 @@ def write(
     Args:
         checkpoint: What to save.
         store: The directory.
-        path: The prefix in there.
+        target: Where in there, and under whose seal.
         options: The user's.
-        guard: The version of the state that this writer has claimed.
         retry: How to repeat requests that a store fails to answer.
 
     Raises:
+        ConflictError: Another writer has changed the state.
         StoreError: The store kept failing; what was provably created has been deleted.
     """
+    path, attempt = target.path, target.attempt
     snapshot = capture(checkpoint, path.rpartition("/")[2], options)
     shards = _plan(snapshot)
-    count, checksums = upload_data(store, path, shards, retry=retry)
+    counts = target.counts(len(shards))
+    count, checksums = upload_data(store, path, shards, attempt=attempt, counts=counts, retry=retry)
     for suffix, content in snapshot.files:
-        flow = publish(f"{path}{suffix}", bytes(content), guard=guard, url=store.url, attempts=retry.attempts)
-        run(flow, store, retry)
+        run(publish(f"{path}{suffix}", bytes(content), guard=target.guard, url=store.url), store, retry)
     files = tuple(suffix for suffix, _ in snapshot.files)
-    write_id = uuid.uuid4().hex
+    write_id = attempt.write_id(index_name(path))
     index = Index(Header(num_shards=count, write_id=write_id, files=files), index_entries(shards, checksums))
     return Written(
         index=encode_index(index),

@@ -1,126 +1,52 @@
-"""Publish and retire checkpoints: the protocol, as generators of store requests.
+"""Publish and retire checkpoints: the protocol, as flows of store requests.
 
-    publish_state                              compare-and-swap of `checkpoint`: a claim, or part of a save
-    commit(index, state)                       what makes a save visible, after its data is durable
-    ├── publish          create, or replace exactly the index that was read, while the state is ours
-    └── publish_state    the one write that readers act on
-    describe(path)                             what a checkpoint consists of, from its index
-    delete_retired(intention)                  index first, then data that no current index uses
-
-A flow yields `Get`, `Put`, `Delete` and `Pause` values and receives their results; `run` performs them on a store, and
-tests perform them on a model, in any order and with any fault. A lost response is resolved by reading back.
+    commit(index, state)      what makes a save visible, after its data is durable
+    ├── publish               create the index, or replace exactly what was read, while the state is ours
+    └── publish_state         the one write that readers act on
+    rewrite(key)              the same content under a new write id, so that nothing still under way can land
+    describe(path)            what a checkpoint consists of, from its index
+    delete_retired(intention) index first, then data that no current index uses
 
 Promises: the state changes only by compare-and-swap against the version that was read; a write that landed is never
 reported as lost, nor one that lost as landed; nothing is deleted that the state still lists, or whose index is not
-the one that was retired. The recorded intention to replace a listed number, the check that a store keeps its word, and
-the collection of dead attempts belong here too, and are not implemented yet.
+the one that was retired.
 """
 
 import dataclasses
 import logging
-import uuid
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from ckpt_remote.bundle import decode_index, encode_index, index_name
 from ckpt_remote.errors import (
     CheckpointError,
     ConflictError,
     CorruptError,
-    NotFoundError,
     StoreError,
     UnknownOutcomeError,
 )
+from ckpt_remote.flow import Delete, Flow, Get, Pause, Put, Remove
+from ckpt_remote.origin import Attempt, read_write_id
 from ckpt_remote.state import Retired, State, decode_state, encode_state
-from ckpt_remote.store import Object, PutMode, Retry, Store, Version
+from ckpt_remote.store import Object, PutMode, Version
 
 __all__ = [
     "STATE",
-    "Delete",
-    "Flow",
-    "Get",
-    "Pause",
-    "Put",
+    "Published",
+    "Replacement",
     "commit",
     "delete_retired",
     "describe",
+    "described",
+    "foresee",
     "publish",
     "publish_state",
-    "run",
+    "rewrite",
 ]
 
 _log = logging.getLogger(__name__)
 
 STATE = "checkpoint"
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Get:
-    """Read an object whole; answered with an `Object`, or None where there is none."""
-
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """Write an object under a condition; answered with its `Version`."""
-
-    key: str
-    data: bytes
-    mode: PutMode
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """Delete objects; answered with the failures by key."""
-
-    keys: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Wait before the attempt after this many."""
-
-    attempt: int
-
-
-Request = Get | Put | Delete | Pause
-Flow = Generator[Request, Any, T]
-
-
-def run(flow: Flow[T], store: Store, retry: Retry) -> T:
-    """Performs a flow's requests on a store, one after the other, and returns what the flow returns."""
-    try:
-        request = next(flow)
-        while True:
-            try:
-                answer = _perform(request, store, retry)
-            except CheckpointError as error:
-                request = flow.throw(error)
-            else:
-                request = flow.send(answer)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-
-
-def _perform(request: Request, store: Store, retry: Retry) -> object:
-    match request:
-        case Get(key):
-            try:
-                return store.read(key)
-            except NotFoundError:
-                return None
-        case Put(key, data, mode):
-            return store.put(key, [data], mode)
-        case Delete(keys):
-            return store.delete(keys)
-        case Pause(attempt):
-            retry.pause(attempt)
-            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +55,11 @@ class Published:
 
     Attributes:
         version: The version it made; None when another writer has built on it since.
+        index: The version of the index that was published before it, if one was.
     """
 
     version: Version | None
+    index: Version | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,17 +68,28 @@ class Replacement:
 
     Attributes:
         before: What it replaced, if anything.
-        version: The version written.
+        after: What was written.
         lost: Whether a request for it went unanswered, and may land late.
     """
 
     before: Object | None
-    version: Version
+    after: Object
     lost: bool
 
 
+class _UnansweredError(StoreError):
+    """The store kept failing, and the object may have been written."""
+
+
 def commit(
-    objects: Retired, index: bytes, state: State, version: Version, *, url: str, attempts: int
+    objects: Retired,
+    index: bytes,
+    state: State,
+    version: Version,
+    *,
+    attempt: Attempt,
+    url: str,
+    replaces: bool = False,
 ) -> Flow[Published]:
     """Makes a checkpoint visible whose data objects are all durable.
 
@@ -159,42 +98,75 @@ def commit(
         index: The encoded index.
         state: The new state, with a fresh write id, listing the checkpoint.
         version: The version of the state that the new one was made from, which this writer has written or claimed.
+        attempt: The attempt that wrote it all.
         url: The directory, for messages.
-        attempts: How often a request without an answer is sent.
+        replaces: Whether the state lists its number already, so that its index alone makes it visible.
 
     Raises:
-        ConflictError: Another writer has changed the state. Nothing that it lists was touched.
-        UnknownOutcomeError: The state write may have landed, or may yet land. Nothing was deleted.
+        ConflictError: Another writer has changed the state. Nothing was deleted: what this attempt wrote is the other's
+            to collect.
+        UnknownOutcomeError: The state, or an index that is visible without it, may have been written, or may yet be.
         StoreError: The store kept failing before the state was written. Nothing was published.
     """
-    put = yield from publish(objects.index, index, guard=version, url=url, attempts=attempts)
     try:
-        return (yield from publish_state(state, version, url=url, attempts=attempts))
-    except (ConflictError, StoreError) as error:  # the state did not change, for certain
-        if not put.lost:  # else a copy of the index may still land, and would miss what was taken back
-            yield from _take_back(objects, put, still_ours=isinstance(error, StoreError))
+        put = yield from publish(objects.index, index, guard=version, url=url)
+    except _UnansweredError as error:
+        if replaces:
+            raise _half_replaced(objects, url) from error
         raise
-
-
-def _take_back(objects: Retired, put: Replacement, *, still_ours: bool) -> Flow[None]:
-    """Undoes the index, unless another writer has replaced it since, and deletes the data that nothing names then."""
-    key = objects.index
     try:
-        if put.before is not None:
-            # Under a new write id: equal bytes would bring the old version back, and with it whatever waits for it.
-            index = decode_index(put.before.data, path=key)
-            header = dataclasses.replace(index.header, write_id=uuid.uuid4().hex)
-            yield Put(key, encode_index(dataclasses.replace(index, header=header)), put.version)
-        elif not still_ours or (yield Delete((key,))):
-            return
-        failures = yield Delete(objects.data)
+        published = yield from publish_state(state, version, url=url)
+    except StoreError as error:  # the state did not change, for certain
+        # If an answer was lost, a copy of the index may still land, and would miss what was taken back.
+        undone = not put.lost and (yield from _take_back(objects, put, attempt))
+        if replaces and not undone:
+            raise _half_replaced(objects, url) from error
+        raise
+    return dataclasses.replace(published, index=put.after.version)
+
+
+def _half_replaced(objects: Retired, url: str) -> UnknownOutcomeError:
+    return UnknownOutcomeError(
+        f"Cannot tell whether {url}/{objects.path} was replaced: the store kept failing. It is whole, with the old "
+        "values or the new. Save it again, or restore it to see.",
+        path=f"{url}/{objects.path}",
+    )
+
+
+def _take_back(objects: Retired, put: Replacement, attempt: Attempt) -> Flow[bool]:
+    """Undoes the index, unless another writer has replaced it since, and deletes the data that nothing names then.
+
+    Returns:
+        Whether the index is as it was before.
+    """
+    key = objects.index
+    undone = False
+    try:
+        if put.before is None:
+            yield Remove(key, put.after.version)
+        else:
+            yield Put(key, (_under_new_write_id(put.before, key, attempt),), put.after.version)
+        undone = True
+        failures: Mapping[str, CheckpointError] = yield Delete(objects.data, once=True)
     except CheckpointError as error:
         failures = {key: error}
     for failed, failure in failures.items():
         _log.warning("%s belongs to a save that failed, and is left: %s", failed, failure)
+    return undone
 
 
-def publish(key: str, data: bytes, *, guard: Version, url: str, attempts: int) -> Flow[Replacement]:
+def _under_new_write_id(index: Object, key: str, attempt: Attempt) -> bytes:
+    """Equal bytes would bring an old version back where versions are digests, and with it whatever waits for it.
+
+    What had no seal gets none, only a nonce: it was not ours, and must not look like garbage of ours one day.
+    """
+    decoded = decode_index(index.data, path=key)
+    sealed = read_write_id(decoded.header.write_id, key) is not None
+    header = dataclasses.replace(decoded.header, write_id=attempt.write_id(key) if sealed else attempt.number)
+    return encode_index(dataclasses.replace(decoded, header=header))
+
+
+def publish(key: str, data: bytes, *, guard: Version, url: str) -> Flow[Replacement]:
     """Creates a small object, or replaces exactly the one that was read, while the state is at the version `guard`.
 
     Whoever owns the directory has changed the state before it writes anything else. So an object that was read before
@@ -205,29 +177,72 @@ def publish(key: str, data: bytes, *, guard: Version, url: str, attempts: int) -
         ConflictError: Another writer has changed the state.
         StoreError: The store kept failing; the object may have been written.
     """
-    mode: PutMode = "create"
-    before: Object | None = None
-    failure: CheckpointError | None = None
+    return (yield from _swap(key, None, lambda _: data, guard=guard, url=url))
+
+
+def rewrite(key: str, attempt: Attempt, *, guard: Version, url: str) -> Flow[Object | None]:
+    """Gives an index a new write id, so that no replacement of the one there now can land any more.
+
+    Returns:
+        The index as it is now; None if there is none.
+
+    Raises:
+        ConflictError: Another writer has changed the state.
+        CorruptError: The index is damaged. It was not touched.
+        StoreError: The store kept failing; it may have been written.
+    """
+    current: Object | None = yield Get(key)
+    if current is None:
+        return None
+    yield from _require_guard(guard, url)
+
+    def change(found: Object | None) -> bytes:
+        if found is None:
+            raise ConflictError(f"Cannot settle {url}/{key}: it was deleted in the meantime.", path=f"{url}/{key}")
+        return _under_new_write_id(found, key, attempt)
+
+    put = yield from _swap(key, current, change, guard=guard, url=url)
+    return put.after
+
+
+def _swap(
+    key: str, current: Object | None, change: Callable[[Object | None], bytes], *, guard: Version, url: str
+) -> Flow[Replacement]:
+    """Replaces what is there by what `change` makes of it."""
+    data = change(current)
     lost = False
-    for attempt in range(attempts):
-        if attempt:
-            yield Pause(attempt)
-        try:
-            return Replacement(before, (yield Put(key, data, mode)), lost)
-        except StoreError as error:
-            if not error.transient:
-                raise
-            failure, lost = error, True
-        except ConflictError as error:
-            failure = error
-        current: Object | None = yield Get(key)
-        if current is not None and current.data == data:
-            return Replacement(before, current.version, lost)
-        state: Object | None = yield Get(STATE)
-        if state is None or state.version != guard:
-            raise ConflictError(_changed(url, gone=state is None), path=url) from failure
-        before, mode = current, "create" if current is None else current.version
-    raise failure or ConflictError(f"Cannot publish {url}/{key}: others kept changing it.")
+    try:
+        while True:
+            mode: PutMode = "create" if current is None else current.version
+            try:
+                return Replacement(current, Object(data, (yield Put(key, (data,), mode))), lost)
+            except StoreError as error:
+                if not error.transient:
+                    raise
+                failure: CheckpointError = error
+                lost = True
+            except ConflictError as error:
+                failure = error
+            found: Object | None = yield Get(key)
+            if found is not None and found.data == data:
+                return Replacement(current, found, lost)
+            yield from _require_guard(guard, url, failure)
+            if found != current:
+                current, data = found, change(found)
+            elif isinstance(failure, ConflictError):
+                yield Pause(failure)
+            if isinstance(failure, StoreError):
+                yield Pause(failure)
+    except StoreError as error:
+        if lost:
+            raise _UnansweredError(str(error), path=error.path, transient=error.transient) from error
+        raise
+
+
+def _require_guard(guard: Version, url: str, cause: CheckpointError | None = None) -> Flow[None]:
+    state: Object | None = yield Get(STATE)
+    if state is None or state.version != guard:
+        raise ConflictError(_changed(url, gone=state is None), path=url) from cause
 
 
 def _changed(url: str, *, gone: bool) -> str:
@@ -238,44 +253,46 @@ def _changed(url: str, *, gone: bool) -> str:
     )
 
 
-def publish_state(state: State, version: Version | None, *, url: str, attempts: int) -> Flow[Published]:
-    """Swaps the state against the version it was made from, exactly once."""
+def publish_state(state: State, version: Version | None, *, url: str) -> Flow[Published]:
+    """Swaps the state against the version it was made from, exactly once.
+
+    Raises:
+        ConflictError: Another writer has changed it.
+        UnknownOutcomeError: It may have landed, or may yet land.
+        StoreError: The store refused it for good. It did not land.
+    """
     if state.record is None:
         raise ValueError("a state without a record could not be told from another writer's")
     data = encode_state(state)
     path = f"{url}/{STATE}"
-    failure: CheckpointError | None = None
     lost = False  # whether a request went unanswered, and may land late
-    for attempt in range(attempts):
-        if attempt:
-            yield Pause(attempt)
+    while True:
         try:
-            return Published((yield Put(STATE, data, version or "create")))
+            return Published((yield Put(STATE, (data,), version or "create")))
         except StoreError as error:
-            failure = error
-            if not error.transient:
-                if lost:
-                    break
+            if not (error.transient or lost):
                 raise
+            failure: CheckpointError = error
             lost = True
         except ConflictError as error:
             failure = error
         try:
             current: Object | None = yield Get(STATE)
+            if current is not None and current.data == data:
+                return Published(current.version)
+            if current is not None and _built_on(current, state.record.write_id, path, url):
+                return Published(None)
+            if (None if current is None else current.version) != version:
+                raise ConflictError(_changed(url, gone=current is None), path=path) from failure
+            if isinstance(failure, StoreError) and not failure.transient:
+                raise failure  # for good; but the request before it may yet land
+            yield Pause(failure)
         except StoreError as error:
-            failure = error
-            continue
-        if current is not None and current.data == data:
-            return Published(current.version)
-        if current is not None and _built_on(current, state.record.write_id, path, url):
-            return Published(None)
-        if (None if current is None else current.version) != version:
-            raise ConflictError(_changed(url, gone=current is None), path=path) from failure
-    raise UnknownOutcomeError(
-        f"Cannot tell whether the state {path} was written: the store gave no answer; nothing was "
-        "deleted. Read it again later: it lists the old checkpoints or the new.",
-        path=path,
-    ) from failure
+            raise UnknownOutcomeError(
+                f"Cannot tell whether the state {path} was written: the store gave no answer; nothing was "
+                "deleted. Read it again later: it lists the old checkpoints or the new.",
+                path=path,
+            ) from error
 
 
 def _built_on(current: Object, write_id: str, path: str, url: str) -> bool:
@@ -286,17 +303,20 @@ def _built_on(current: Object, write_id: str, path: str, url: str) -> bool:
     return record is not None and write_id in record.lineage
 
 
-def describe(path: str, *, url: str) -> Flow[Retired | None]:
-    """What a checkpoint consists of, read from its index; None where there is none.
+def describe(path: str, *, url: str) -> Flow[tuple[Retired, Version] | None]:
+    """What a checkpoint consists of, read from its index, and the index's version; None where there is none.
 
     Raises:
         CorruptError: The index is damaged, so nobody can tell.
     """
     key = index_name(path)
     current: Object | None = yield Get(key)
-    if current is None:
-        return None
-    index = decode_index(current.data, path=f"{url}/{key}")
+    return None if current is None else (described(path, current, url=url), current.version)
+
+
+def described(path: str, current: Object, *, url: str) -> Retired:
+    """What a checkpoint with that index consists of."""
+    index = decode_index(current.data, path=f"{url}/{index_name(path)}")
     return Retired(
         path=path,
         write_id=index.header.write_id,
@@ -306,25 +326,74 @@ def describe(path: str, *, url: str) -> Flow[Retired | None]:
     )
 
 
-def delete_retired(retired: Retired, *, url: str) -> Flow[Mapping[str, CheckpointError]]:
+def delete_retired(
+    retired: Retired, known: Version | None, *, guard: Version, url: str
+) -> Flow[Mapping[str, CheckpointError]]:
     """Deletes exactly what an intention in the state names, except what a newer index at the same number uses.
+
+    The index goes first, so that nothing ever looks whole that is not, and only if it is the one that was retired.
+    Names of indexes are used again, so a version is removed, not a name, and one that was read before the state was
+    seen
+    unchanged: it is older than any other owner's. Names of data are not used again once the state has this intention.
+
+    Args:
+        retired: The intention, which is in the state.
+        known: The version of the index if this writer wrote it.
+        guard: The version of the state that holds the intention, written by this writer.
+        url: The directory, for messages.
 
     Returns:
         What could not be deleted, by key; if anything, the intention stands.
 
     Raises:
+        ConflictError: Another writer has changed the state: the rest is the other's to delete.
         CorruptError: The index there is damaged, so it cannot be told what it uses. Nothing was deleted.
+        StoreError: The store kept failing.
     """
-    current = yield from describe(retired.path, url=url)
     used: tuple[str, ...] = ()
-    if current == retired:
-        failures: dict[str, CheckpointError] = yield Delete((retired.index,))
-        if failures:  # the index goes first, so that nothing ever looks whole that is not
-            return failures
-    elif current is not None:
-        used = current.data
-    data = tuple(key for key in retired.data if key not in used)
-    if not data:
-        return {}
-    failures = yield Delete(data)
+    if known is not None:
+        try:
+            yield Remove(retired.index, known)
+        except ConflictError:  # replaced: look what is there now
+            known = None
+    if known is None:
+        used = yield from _remove_index(retired, guard=guard, url=url)
+    for file in retired.files:
+        if file not in used:
+            yield from _remove(file, guard=guard, url=url)
+    data = tuple(key for key in retired.objects if key not in used)
+    failures: Mapping[str, CheckpointError] = (yield Delete(data)) if data else {}
     return failures
+
+
+def foresee(retired: Retired, present: Collection[str], *, url: str) -> Flow[frozenset[str]]:
+    """Which of the keys that are there now `delete_retired` would delete."""
+    kept: tuple[str, ...] = ()
+    if retired.index in present:
+        try:
+            found = yield from describe(retired.path, url=url)
+        except CorruptError:
+            return frozenset()
+        if found is not None and found[0] != retired:
+            kept = (retired.index, *found[0].data)
+    return frozenset({retired.index, *retired.data}.intersection(present).difference(kept))
+
+
+def _remove_index(retired: Retired, *, guard: Version, url: str) -> Flow[tuple[str, ...]]:
+    """Removes the index if it is the retired one; otherwise says what it uses."""
+    found = yield from describe(retired.path, url=url)
+    if found is None:
+        return ()
+    current, version = found
+    if current != retired:
+        return current.data
+    yield from _require_guard(guard, url)
+    yield Remove(retired.index, version)
+    return ()
+
+
+def _remove(key: str, *, guard: Version, url: str) -> Flow[None]:
+    current: Object | None = yield Get(key)
+    if current is not None:
+        yield from _require_guard(guard, url)
+        yield Remove(key, current.version)

@@ -1,32 +1,65 @@
 """One directory of checkpoints, as one writer sees it: what the state says, and how a save changes it.
 
-    refresh()                          the state as it is now
-    claim()                            before the first save: a state of our own, which fences older writers
-    └── settle                         was the last write, whose outcome nobody learnt, there after all?
+    load(), refresh()                  the state as it is now
+    claim()                            before the first save
+    ├── check_store                    does the store honour conditions?
+    ├── publish_state                  a state of our own, which fences older writers
+    └── rewrite                        ends a replacement that its author left half done
+    begin(path)                        an attempt: its seal, and names that nobody deletes
+    ├── find_garbage                   after a claim or a failure: what dead attempts left
+    └── publish_state                  only where a listed checkpoint is to be replaced: the intention
     publish(index, objects)
     ├── retention.sweep                which checkpoints stay, are preserved, are retired
     └── commit                         index, then state, by compare-and-swap
     delete_retired()                   exactly what the new state says
+    collect()                          the same for what dead attempts left, without a save
 
-Promises: what it knows is what is durable; it changes only when a write has landed. It knows no TensorFlow: data are
-uploaded before, and what they consist of is handed in.
+Promises: what it knows is what is durable; it changes only when a write has landed. It performs no request itself:
+each of these is a flow. It knows no TensorFlow: data are uploaded between `begin` and `publish`, and what they
+consist of is handed in.
 """
 
+import contextlib
+import dataclasses
 import logging
+import os
+import random
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from ckpt_remote.commit import STATE, commit, delete_retired, describe, publish_state, run
-from ckpt_remote.errors import CheckpointError, ConflictError, CorruptError, NotFoundError, UnknownOutcomeError
+from ckpt_remote.bundle import MAX_SHARDS
+from ckpt_remote.commit import (
+    STATE,
+    Published,
+    commit,
+    delete_retired,
+    describe,
+    described,
+    foresee,
+    publish_state,
+    rewrite,
+)
+from ckpt_remote.errors import CheckpointError, ConflictError, CorruptError, UnknownOutcomeError
+from ckpt_remote.flow import Delete, Flow, Get, List
+from ckpt_remote.garbage import Garbage, find_garbage
+from ckpt_remote.origin import Attempt, new_attempt, new_term
+from ckpt_remote.probe import CONTROL, check_store
+from ckpt_remote.progress import Collected, emit
 from ckpt_remote.retention import sweep
 from ckpt_remote.state import Entry, Record, Retired, State, decode_state
-from ckpt_remote.store import Object, Retry, Store, Version
+from ckpt_remote.store import Object, Version
 
-__all__ = ["Directory", "Retention"]
+__all__ = ["Directory", "Retention", "Target"]
 
 _log = logging.getLogger(__name__)
+
+# Counts that tell attempts at one number apart; below them are those that shards really have.
+_FIRST_SPARE_COUNT = 10_000
+_TRIES = 8
+_NO_RECORD = Record(write_id="", term="", epoch=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,142 +75,355 @@ class Retention:
     keep_checkpoint_every_n_hours: float | None
 
 
-class Directory:
-    """The checkpoints of a directory, with their paths relative to it.
-
-    Args:
-        store: The directory.
-        aliases: Other ways to write its URL, as a state of absolute paths may.
-        retry: How to repeat requests that a store fails to answer.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where an attempt to save a checkpoint writes.
 
     Attributes:
-        latest: The newest checkpoint; None if there is none.
-        entries: The managed checkpoints, oldest first.
-        preserved: What retention kept for good, oldest first.
-
-    Raises:
-        NotFoundError: The bucket does not exist.
-        CorruptError: The state cannot be read, or names something outside the directory.
+        path: The prefix, relative to the directory.
+        attempt: Whose seal its objects get.
+        guard: The version of the state that this writer owns.
+        fresh: Whether no checkpoint ever had this number, so that no delete of its names can be under way.
+        chance: Draws the counts where they must be new.
     """
 
-    def __init__(self, store: Store, aliases: Sequence[str], retry: Retry) -> None:
-        self._store = store
-        self._aliases = (*aliases, store.url)
-        self._retry = retry
-        self._objects: dict[str, Retired] = {}  # what our own checkpoints consist of, to spare reading it
-        self._unsettled: str | None = None  # the id of a state write whose outcome nobody learnt
-        self._version: Version | None = None
-        self._claimed = False
-        self._adopt(self._read())
+    path: str
+    attempt: Attempt
+    guard: Version
+    fresh: bool
+    chance: random.Random
 
-    def refresh(self) -> None:
-        """Continues from the state as it is now, whoever wrote it."""
-        found = self._read()
-        if (found and found.version) != self._version:
-            self._adopt(found)
-        self._unsettled = None
+    def counts(self, shards: int) -> Iterator[int]:
+        """What to put behind `-of-` in the names of the data objects, until nothing is in the way."""
+        if self.fresh:
+            yield shards
+        for _ in range(_TRIES):
+            yield self.chance.randint(min(max(shards, _FIRST_SPARE_COUNT), MAX_SHARDS), MAX_SHARDS)
+
+
+class Directory:
+    """The checkpoints of a directory, with their paths relative to it. `load` comes first.
+
+    Args:
+        url: The directory, for messages.
+        aliases: Other ways to write its URL, as a state of absolute paths may.
+        clock: The time, in seconds since the epoch; the system's by default.
+        chance: Draws names.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        aliases: Sequence[str] = (),
+        *,
+        clock: Callable[[], float] | None = None,
+        chance: random.Random | None = None,
+    ) -> None:
+        self._url = url
+        self._aliases = (*aliases, url)
+        self._clock = clock or _now
+        self._chance = chance or random.SystemRandom()
+        self._version: Version | None = None  # of the state that is known
+        self._claimed_by: int | None = None  # the process: a forked child owns nothing
+        self._fenced = False  # whether another writer has changed the state
+        self._doubts: frozenset[str] = frozenset()  # the ids of state writes that may have landed, or may yet land
+        self._own: dict[str, tuple[Retired, Version]] = {}  # our checkpoints and their indexes, to spare reading them
+        self._suspects: set[str] = set()  # prefixes under which something may have been left
+        self._noted: tuple[Retired, ...] = ()  # garbage that the next state says is to be deleted
+        self._state = State(latest=None, last_preserved_timestamp=self._clock() - 1.0)
+        self._record = _NO_RECORD
 
     @property
-    def is_settled(self) -> bool:
-        """Whether the outcome of the last write is known."""
-        return self._unsettled is None
+    def latest(self) -> str | None:
+        """The newest checkpoint; None if there is none."""
+        return self._state.latest
 
-    def claim(self) -> None:
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The managed checkpoints, oldest first."""
+        return self._state.entries
+
+    @property
+    def preserved(self) -> tuple[str, ...]:
+        """What retention kept for good, oldest first."""
+        return self._record.preserved
+
+    @property
+    def doubts(self) -> frozenset[str]:
+        """The ids of the writes of the state whose outcome nobody knows. None of them can land after the next one."""
+        return self._doubts
+
+    def load(self) -> Flow[bool]:
+        """Continues from the state as it is now, whoever wrote it, and returns whether it has changed.
+
+        Raises:
+            CorruptError: The state cannot be read, or names something outside the directory.
+        """
+        found: Object | None = yield Get(STATE)
+        changed = (found and found.version) != self._version
+        if changed or self._fenced or self._doubts:
+            self._adopt(found)
+        if not self._record.term:
+            yield from self._look_for_probes()
+        return changed
+
+    def claim(self, name: str) -> Flow[None]:
         """Becomes the directory's writer: nobody who has read an older state can change anything from now on.
 
-        Only the first call writes, and costs one request.
+        Only the first call asks and writes anything.
+
+        Args:
+            name: What the names of the checkpoints begin with: where a dead owner may have left something.
 
         Raises:
             ConflictError: Another writer has changed the state since it was read.
-            UnknownOutcomeError: The store gave no answer; see `is_settled`.
+            UnknownOutcomeError: The store gave no answer; see `doubts`.
+            UnsupportedError: The store does not honour conditions.
         """
-        self._settle()
-        if not self._claimed:
-            state = State(
-                latest=self.latest,
-                entries=self.entries,
-                last_preserved_timestamp=self._last_preserved,
-                record=self._record(preserved=self.preserved, retired=self._retired, epoch=self._epoch + 1),
-            )
-            self._write(state)
-            self._claimed = True
-        if self._superseded:
-            raise ConflictError(
-                f"Cannot save to {self._store.url}: another writer has gone on from what this one wrote last. Stop "
-                "this writer, or restore, or make a new manager, which continues from what is there.",
-                path=self._store.url,
-            )
+        if self._claimed_by == os.getpid() and not self._doubts and not self._fenced:
+            return
+        yield from self._settle()
+        self._require_ownership()
+        known = self._record
+        term = known.term or new_term()
+        yield from check_store(new_attempt(term, known.epoch), self._version, url=self._url)
+        yield from self._write_record(term=term, epoch=known.epoch + 1)
+        yield from self._end_replacement()
+        self._suspects.update((f"{name}-", CONTROL) if known.term else ())
+        self._claimed_by = os.getpid()
 
-    @property
-    def guard(self) -> Version:
-        """The version of the state that this writer has claimed."""
-        if self._version is None:
-            raise ValueError("the directory has not been claimed")
-        return self._version
+    def begin(self, path: str) -> Flow[Target]:
+        """Starts an attempt to save a checkpoint. The directory has been claimed.
 
-    def replaces(self, path: str) -> Retired | None:
-        """What the checkpoint of that path consists of, if the state lists one: ask before its index changes."""
-        listed = path in self.preserved or any(entry.path == path for entry in self.entries)
-        return self._describe(path) if listed else None
+        Raises:
+            ConflictError: Another writer has changed the state.
+            UnknownOutcomeError: The store gave no answer; see `doubts`.
+        """
+        yield from self._end_replacement()
+        if self._suspects:
+            yield from self._note_garbage()
+        self._suspects.add(f"{path}.")
+        if path in self._listed():
+            yield from self._intend(path)
+        return Target(
+            path=path,
+            attempt=self._attempt(),
+            guard=self._guard,
+            fresh=_number(path) > self._record.highest and all(path != garbage.path for garbage in self._noted),
+            chance=self._chance,
+        )
 
-    def publish(self, index: bytes, objects: Retired, replaced: Retired | None, retention: Retention) -> None:
+    def publish(self, index: bytes, objects: Retired, target: Target, retention: Retention) -> Flow[None]:
         """Makes a checkpoint visible, and notes what retention retires, for `delete_retired`.
 
         Args:
             index: Its encoded index.
             objects: What it consists of, all of it durable.
-            replaced: What `replaces` said before.
+            target: What `begin` said.
             retention: What to keep.
 
         Raises:
             ConflictError: Another writer has changed the state since it was read. Nothing that it lists was touched.
-            UnknownOutcomeError: The store gave no answer to the last request; see `is_settled`.
+            UnknownOutcomeError: The store gave no answer to the last request; see `doubts`.
             StoreError: The store kept failing. Nothing was published.
         """
-        state = self._next(objects.path, replaced, retention)
-        self._objects.pop(objects.path, None)  # an index that is put back after a failure is not the one we know
-        self._write(state, index, objects)
-        self._objects[objects.path] = objects
+        state = yield from self._next(objects, retention)
+        self._own.pop(objects.path, None)  # an index that is put back after a failure is not the one we know
+        replaces = objects.path in self._listed()
+        flow = commit(objects, index, state, target.guard, attempt=target.attempt, url=self._url, replaces=replaces)
+        published = yield from self._write(flow, state)
+        if published.index is not None:
+            self._own[objects.path] = objects, published.index
+        self._suspects.discard(f"{objects.path}.")
+        self._noted = ()
 
-    def _write(self, state: State, index: bytes = b"", objects: Retired | None = None) -> None:
-        """Writes a state, behind the index of a new checkpoint if there is one, and takes over what has landed."""
-        url, attempts = self._store.url, self._retry.attempts
-        if objects is None:
-            flow = publish_state(state, self._version, url=url, attempts=attempts)
-        else:
-            flow = commit(objects, index, state, self.guard, url=url, attempts=attempts)
-        try:
-            version = run(flow, self._store, self._retry).version
-        except BaseException as error:
-            if _may_have_landed(error):
-                self._unsettled = state.record.write_id if state.record else None
-            raise
-        self._know(state, version)
-        self._superseded = version is None  # somebody has gone on from it already
-
-    def _read(self) -> Object | None:
-        try:
-            return self._store.read(STATE)
-        except NotFoundError:
-            self._store.require_container()
-            return None
-
-    def _settle(self) -> None:
-        if self._unsettled is None:
+    def delete_retired(self) -> Flow[None]:
+        """Deletes what the state no longer lists. A failure costs space only: it is logged, and tried again later."""
+        if self._fenced:
             return
-        found = self._read()
+        intended = self._record.retired
+        remaining: list[Retired] = []
+        for number, retired in enumerate(intended):
+            own, version = self._own.get(retired.path, (None, None))
+            try:
+                failures = yield from delete_retired(
+                    retired, version if own == retired else None, guard=self._guard, url=self._url
+                )
+            except CorruptError as error:
+                _log.warning("%s/%s is left in place, as its index is damaged: %s", self._url, retired.path, error)
+                continue
+            except ConflictError:  # the new owner reads the same intentions
+                self._fenced = True
+                remaining += intended[number:]
+                break
+            except CheckpointError as error:
+                failures = {retired.index: error}
+            if failures:
+                remaining.append(retired)
+            elif own == retired:
+                del self._own[retired.path]
+            for key, failure in failures.items():
+                _log.warning("%s/%s could not be deleted, and will be tried again: %s", self._url, key, failure)
+        self._record = dataclasses.replace(self._record, retired=tuple(remaining))
+
+    def collect(self, *, dry_run: bool) -> Flow[tuple[str, ...]]:
+        """What dead attempts have left anywhere in the directory, by key; without `dry_run`, it is deleted.
+
+        To delete, the directory has been claimed: what is to go is written into the state first.
+        """
+        garbage = yield from self._find([""])
+        intended = (*self._record.retired, *garbage.checkpoints)
+        doomed = set(garbage.probes)
+        for retired in intended:
+            doomed |= yield from foresee(retired, garbage.present, url=self._url)
+        keys = sorted(doomed)
+        if dry_run or not keys:
+            return tuple(keys)
+        yield from self._write_record(retired=intended)
+        yield from self.delete_retired()
+        yield from _delete_probes(garbage.probes)
+        left = {key for retired in self._record.retired for key in _keys(retired)}
+        gone = tuple(key for key in keys if key not in left)
+        emit(Collected(keys=gone))
+        return gone
+
+    @property
+    def _guard(self) -> Version:
+        if self._version is None:
+            raise ValueError("the directory has not been claimed")
+        return self._version
+
+    def _listed(self) -> set[str]:
+        return {*self.preserved, *(entry.path for entry in self.entries), *([self.latest] if self.latest else ())}
+
+    def _settle(self) -> Flow[None]:
+        """Goes on from writes of ours whose outcome nobody learnt, whether one of them landed or not.
+
+        The claim that follows changes the state, so that none can land any more.
+        """
+        if not self._doubts:
+            return
+        found: Object | None = yield Get(STATE)
+        record = self._decode(found).record if found is not None else None
+        if (record is not None and record.write_id in self._doubts) or (found and found.version) == self._version:
+            self._adopt(found)
+        else:
+            self._fenced = True
+            self._doubts = frozenset()
+
+    def _write(self, flow: Flow[Published], state: State) -> Flow[Published]:
+        """Performs a flow that ends with a write of the state, and takes over what has landed."""
+        try:
+            published = yield from flow
+        except ConflictError:
+            self._fenced = True
+            raise
+        except UnknownOutcomeError:
+            self._doubt(state)
+            raise
+        except CheckpointError:
+            raise
+        except BaseException:  # cut short, by Ctrl-C
+            self._doubt(state)
+            raise
+        self._know(state, published.version)
+        self._doubts = frozenset()
+        self._fenced = published.version is None  # somebody has gone on from it already
+        return published
+
+    def _doubt(self, state: State) -> None:
+        self._doubts |= {state.record.write_id} if state.record else set()
+
+    def _write_record(self, **changes: Any) -> Flow[None]:
+        """Writes the state as it is, but for some fields of our own record."""
+        state = dataclasses.replace(self._state, record=self._following(**changes))
+        yield from self._write(publish_state(state, self._version, url=self._url), state)
+        self._require_ownership()
+
+    def _require_ownership(self) -> None:
+        if self._fenced:
+            raise ConflictError(
+                f"Cannot save to {self._url}: another writer has gone on from there. Stop this writer, or restore, or "
+                "make a new manager, which continues from what is there.",
+                path=self._url,
+            )
+
+    def _following(self, **changes: Any) -> Record:
+        """The record of the next state."""
+        record = dataclasses.replace(
+            self._record, write_id=uuid.uuid4().hex, lineage=self._record.followed_by(), **changes
+        )
+        highest = max(record.highest, *(_number(gone.path) for gone in record.retired), 0)
+        return dataclasses.replace(record, highest=highest)
+
+    def _attempt(self) -> Attempt:
+        return new_attempt(self._record.term, self._record.epoch)
+
+    def _intend(self, path: str) -> Flow[None]:
+        """Notes in the state that a listed checkpoint is to be replaced, before anything of it changes."""
+        found = yield from self._describe(path)
         if found is not None:
-            record = self._decode(found).record
-            if record is not None and record.write_id == self._unsettled:
-                self._adopt(found)
-        self._unsettled = None
+            yield from self._write_record(replaced=found)
+
+    def _end_replacement(self) -> Flow[None]:
+        """Ends a replacement that was left half done, by us or by an owner before us.
+
+        Its author may be about to swap the index: it gets a new write id, so that this cannot land. What is there
+        stays, old or new; the data of the other are garbage.
+        """
+        before = self._record.replaced
+        if before is None:
+            return
+        self._own.pop(before.path, None)
+        current = None
+        try:
+            index = yield from rewrite(before.index, self._attempt(), guard=self._guard, url=self._url)
+            current = None if index is None else described(before.path, index, url=self._url)
+        except ConflictError:
+            self._fenced = True
+            raise
+        except CorruptError as error:
+            _log.warning("%s/%s is left as it is, as its index is damaged: %s", self._url, before.path, error)
+        if current is not None and current.objects != before.objects:
+            self._noted = (*self._noted, dataclasses.replace(before, write_id=None))
+        self._record = dataclasses.replace(self._record, replaced=None)
+
+    def _find(self, prefixes: Sequence[str]) -> Flow[Garbage]:
+        """What is dead; before a claim, what will be after it."""
+        term = self._record.term or new_term()
+        epoch = self._record.epoch + (self._claimed_by != os.getpid())
+        return (yield from find_garbage(prefixes, term=term, epoch=epoch, listed=self._listed(), url=self._url))
+
+    def _note_garbage(self) -> Flow[None]:
+        """Looks where something may have been left, so that the next state says that it is to be deleted."""
+        try:
+            garbage = yield from self._find(sorted(self._suspects))
+        except CheckpointError as error:
+            _log.warning("What dead attempts left in %s stays, as it cannot be listed: %s", self._url, error)
+        else:
+            known = (*self._record.retired, *self._noted)
+            data = {key for retired in known for key in retired.data}
+            # An index is known by its write id: under a name that is known, a late request may have put another.
+            new = (g for g in garbage.checkpoints if g not in known and (g.write_id or not data.issuperset(g.data)))
+            self._noted = (*self._noted, *new)
+            yield from _delete_probes(garbage.probes)
+        self._suspects.clear()
+
+    def _look_for_probes(self) -> Flow[None]:
+        """Where nobody has claimed anything yet, a claim that was killed has left its probe, if anything.
+
+        Asked here, so that the first save in a fresh directory lists nothing.
+        """
+        with contextlib.suppress(CheckpointError):
+            if (yield List(CONTROL)):
+                self._suspects.add(CONTROL)
 
     def _decode(self, found: Object) -> State:
-        return decode_state(found.data, path=self._store.url_of(STATE), directories=self._aliases)
+        return decode_state(found.data, path=f"{self._url}/{STATE}", directories=self._aliases)
 
     def _adopt(self, found: Object | None) -> None:
         """Continues from what another manager, or a stock one, has left."""
-        now = time.time()
+        now = self._clock()
         # Without a state a second back, as TensorFlow does, for managers made again in quick succession.
         state = self._decode(found) if found else State(latest=None, last_preserved_timestamp=now - 1.0)
         preserved_until = state.last_preserved_timestamp
@@ -185,91 +431,90 @@ class Directory:
             _log.warning(
                 "the clock is %.3f s behind the last preserved checkpoint of %s: it is taken for saved just now",
                 preserved_until - now,
-                self._store.url,
+                self._url,
             )
             preserved_until = now
         managed = [Entry(entry.path, min(entry.timestamp, now)) for entry in state.entries]
-        known = state.record.preserved if state.record else ()
+        record = state.record or _NO_RECORD
         left = (entry.path for entry in managed if entry.timestamp <= preserved_until)
+        record = dataclasses.replace(record, preserved=tuple(dict.fromkeys((*record.preserved, *left))))
+        state = dataclasses.replace(
+            state,
+            entries=tuple(entry for entry in managed if entry.timestamp > preserved_until),
+            last_preserved_timestamp=preserved_until,
+            record=record,
+        )
+        if (found and found.version) != self._version:
+            self._doubts = frozenset()
         self._know(state, found.version if found else None)
-        self.entries = tuple(entry for entry in managed if entry.timestamp > preserved_until)
-        self.preserved = tuple(dict.fromkeys((*known, *left)))
-        self._last_preserved = preserved_until
-        self._superseded = False
-        self._claimed = False
+        highest = max((record.highest, *(_number(path) for path in self._listed())))
+        self._record = dataclasses.replace(self._record, highest=highest)
+        self._noted = ()
+        self._fenced = False
+        self._claimed_by = None
 
     def _know(self, state: State, version: Version | None) -> None:
-        self.latest = state.latest
-        self.entries = state.entries
-        self.preserved = state.record.preserved if state.record else ()
-        self._last_preserved = state.last_preserved_timestamp
-        self._retired = state.record.retired if state.record else ()
-        self._lineage = state.record.followed_by() if state.record else ()
-        self._epoch = state.record.epoch if state.record else 0
+        self._state = state
+        self._record = state.record or _NO_RECORD
         self._version = version
 
-    def _next(self, path: str, replaced: Retired | None, retention: Retention) -> State:
-        """The state that lists `path`, with what retention says of the others."""
-        entries = [*(entry for entry in self.entries if entry.path != path), Entry(path, time.time())]
+    def _next(self, objects: Retired, retention: Retention) -> Flow[State]:
+        """The state that lists a checkpoint, with what retention says of the others."""
+        path = objects.path
+        entries = [*(entry for entry in self.entries if entry.path != path), Entry(path, self._clock())]
         decision = sweep(
             entries,
-            self._last_preserved,
+            self._state.last_preserved_timestamp,
             max_to_keep=retention.max_to_keep,
             keep_checkpoint_every_n_hours=retention.keep_checkpoint_every_n_hours,
         )
-        retired = [self._describe(entry.path) for entry in decision.retired]
+        retired = [*self._record.retired, *self._noted]
+        if self._record.replaced is not None:
+            retired.append(self._record.replaced)
+        for entry in decision.retired:
+            found = yield from self._describe(entry.path)
+            retired += [found] if found is not None else []
         preserved = (*self.preserved, *(entry.path for entry in decision.preserved))
         return State(
             latest=path,
             entries=decision.active,
             last_preserved_timestamp=decision.last_preserved_timestamp,
-            record=self._record(
+            record=self._following(
+                highest=max(self._record.highest, _number(path)),
                 preserved=tuple(known for known in preserved if known != path),
-                retired=tuple(gone for gone in (*self._retired, replaced, *retired) if gone is not None),
-                epoch=self._epoch,
+                retired=tuple(retired),
+                replaced=None,
             ),
         )
 
-    def _record(self, *, preserved: tuple[str, ...], retired: tuple[Retired, ...], epoch: int) -> Record:
-        return Record(
-            write_id=uuid.uuid4().hex, epoch=epoch, lineage=self._lineage, preserved=preserved, retired=retired
-        )
-
-    def _describe(self, path: str) -> Retired | None:
+    def _describe(self, path: str) -> Flow[Retired | None]:
         """What a checkpoint consists of; None if that cannot be told, and then nothing of it is ever deleted."""
-        if path not in self._objects:
-            try:
-                found = run(describe(path, url=self._store.url), self._store, self._retry)
-            except CorruptError as error:
-                _log.warning("%s is left: its index is damaged: %s", self._store.url_of(path), error)
-                return None
-            if found is None:
-                return None
-            self._objects[path] = found
-        return self._objects[path]
-
-    def delete_retired(self) -> None:
-        """Deletes what the state no longer lists. A failure costs space only: it is logged, and tried again later."""
-        remaining = []
-        for retired in self._retired:
-            if self._objects.get(retired.path) == retired:
-                del self._objects[retired.path]
-            try:
-                failures = run(delete_retired(retired, url=self._store.url), self._store, self._retry)
-            except CorruptError as error:
-                _log.warning(
-                    "%s is left in place, as its index is damaged: %s", self._store.url_of(retired.path), error
-                )
-                continue
-            except CheckpointError as error:
-                failures = {retired.index: error}
-            if failures:
-                remaining.append(retired)
-            for key, failure in failures.items():
-                _log.warning("%s could not be deleted, and will be tried again: %s", self._store.url_of(key), failure)
-        self._retired = tuple(remaining)
+        if path in self._own:
+            return self._own[path][0]
+        try:
+            found = yield from describe(path, url=self._url)
+        except CorruptError as error:
+            _log.warning("%s/%s is left: its index is damaged: %s", self._url, path, error)
+            return None
+        return None if found is None else found[0]
 
 
-def _may_have_landed(error: BaseException) -> bool:
-    """Whether a commit that ended so may have changed the state: for want of an answer, or cut short by Ctrl-C."""
-    return isinstance(error, UnknownOutcomeError) or not isinstance(error, CheckpointError)
+def _now() -> float:
+    return time.time()
+
+
+def _number(path: str) -> int:
+    """The number of a checkpoint; -1 if its path does not end with one."""
+    digits = path.rpartition("-")[2]
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 19 else -1  # noqa: PLR2004 - int64
+
+
+def _keys(retired: Retired) -> tuple[str, ...]:
+    return retired.data if retired.write_id is None else (retired.index, *retired.data)
+
+
+def _delete_probes(keys: tuple[str, ...]) -> Flow[None]:
+    if keys:
+        failures: dict[str, CheckpointError] = yield Delete(keys)
+        for key, failure in failures.items():
+            _log.warning("%s could not be deleted: %s", key, failure)

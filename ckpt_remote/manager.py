@@ -8,6 +8,7 @@
 What it promises is said at the class. Everything about bytes, stores and protocol is in the modules below.
 """
 
+import dataclasses
 import inspect
 import logging
 import os
@@ -15,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import tensorflow as tf
 from fsspec import AbstractFileSystem
@@ -23,13 +24,17 @@ from typing_extensions import Self
 
 from ckpt_remote.checkpoint import restore, write
 from ckpt_remote.directory import Directory, Retention
-from ckpt_remote.errors import CorruptError, NotFoundError
+from ckpt_remote.errors import CheckpointError, CorruptError, NotFoundError
+from ckpt_remote.flow import Flow, run
 from ckpt_remote.numbering import SaveCounter, as_integer
-from ckpt_remote.store import Policy, Retry, Store, open_store, split_url
+from ckpt_remote.progress import FellBack, Saved, emit
+from ckpt_remote.store import Retry, Store, open_store, split_url
 
 __all__ = ["CheckpointManager"]
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Seconds from the first failure of a write in which it is sent again: an upload on a slow link takes minutes itself.
 _PATIENCE = 900.0
@@ -107,13 +112,14 @@ class CheckpointManager(tf.train.CheckpointManager):
         self._interval = checkpoint_interval
         self._init_fn = init_fn
         self._last_step = last_checkpoint_step
-        self._retry = Retry(Policy(deadline=_PATIENCE))
         self._open = lambda url: open_store(url, storage_options, filesystem)
         self._store = self._open(self._url)
+        self._retry = Retry(dataclasses.replace(self._store.policy, deadline=_PATIENCE))
         self._store.url_of(f"{checkpoint_name}-1")  # a name that no object can have is refused now, not after an upload
-        self._known = Directory(self._store, (self._url,), self._retry)
+        self._lock = os.getpid(), threading.Lock()
+        self._known = Directory(self._store.url, (self._url,))
+        self._refresh()
         self._save_counter = SaveCounter(checkpoint)
-        self._mutex = threading.Lock()
 
     @property
     def directory(self) -> str:
@@ -195,7 +201,7 @@ class CheckpointManager(tf.train.CheckpointManager):
             UnsupportedError: There is no safe way to save on this store.
         """
         with self._mutex:
-            self._known.claim()
+            self._perform(self._known.claim(self._name))
 
     def restore(
         self, path: str | os.PathLike[str] | None = None, options: tf.train.CheckpointOptions | None = None
@@ -219,28 +225,66 @@ class CheckpointManager(tf.train.CheckpointManager):
         if path is not None:
             store, name = self._locate(os.fspath(path))
             return restore(self._target, store, name, options)
-        with self._mutex:
-            self._known.refresh()
-        return self._restore_latest(options)
+        self._refresh()
+        while self._known.latest is not None:
+            try:
+                return restore(self._target, self._store, self._known.latest, options)
+            except (NotFoundError, CorruptError):
+                if not self._refresh():  # else a writer has retired or replaced it in the meantime
+                    raise
+        return self._target.restore(None, options=options)
 
     def restore_or_initialize(self) -> str | None:
-        """Restores the newest checkpoint, or calls `init_fn` if there is none yet.
+        """Restores the newest checkpoint that is whole, or calls `init_fn` if there is none at all.
 
-        Only reads, so evaluators and workers may call it. A state that cannot be read is an error, never "none yet".
+        A checkpoint that is damaged is passed over, with a warning that names it and the one that is tried next. Only
+        reads, so evaluators and workers may call it. A state that cannot be read is an error, never "none yet", and
+        so is a directory where every checkpoint is damaged.
 
         Returns:
             The URL of what was restored, or None.
+
+        Raises:
+            CorruptError: The state cannot be read, or no checkpoint is whole. `init_fn` was not called.
         """
-        with self._mutex:
-            self._known.refresh()
+        self._refresh()
         if self._known.latest is not None:
-            self._restore_latest(None)
+            path = self._restore_newest()
             if self._interval is not None:
                 self._last_step = as_integer(self._step_counter)
-            return self.latest_checkpoint
+            return self._full(path)
         if self._init_fn is not None:
             self._init_fn()
         return None
+
+    def collect_garbage(self, *, dry_run: bool = True) -> list[str]:
+        """Deletes what saves that were killed, failed or lost a race have left, or only says what that is.
+
+        Nothing else: every object carries the seal of the save that wrote it, and only those of this directory's
+        own history go, which no checkpoint uses that is listed, preserved or unknown to us. Each first save of a
+        manager does the same for the names that it uses itself; this looks everywhere below the directory.
+
+        Args:
+            dry_run: Only list. If another process saves into the directory right now, what it has written so far is
+                listed,
+                too: to delete, this manager claims the directory, and then that save cannot be finished any more.
+
+        Returns:
+            The URLs of what is to be deleted, or was.
+
+        Raises:
+            ConflictError: Another writer has changed the directory since this manager read it. Nothing was deleted.
+            StoreError: The store kept failing, or does not let us list.
+        """
+        with self._mutex:
+            if dry_run:
+                seen = Directory(self._store.url, (self._url,))
+                self._perform(seen.load())
+                found = self._perform(seen.collect(dry_run=True))
+            else:
+                self._perform(self._known.claim(self._name))
+                found = self._perform(self._known.collect(dry_run=False))
+        return [self._full(key) for key in found]
 
     def sync(self) -> None:
         """Returns when no save is under way."""
@@ -258,18 +302,60 @@ class CheckpointManager(tf.train.CheckpointManager):
     ) -> None:
         self.close()
 
-    def _restore_latest(self, options: tf.train.CheckpointOptions | None) -> Any:
-        """Restores the newest checkpoint, and the one after it if a writer has retired the first in the meantime."""
-        while self._known.latest is not None:
-            latest = self._known.latest
-            try:
-                return restore(self._target, self._store, latest, options)
-            except (NotFoundError, CorruptError):
-                with self._mutex:
-                    self._known.refresh()
-                if self._known.latest == latest:
-                    raise
-        return self._target.restore(None, options=options)
+    @property
+    def _mutex(self) -> threading.Lock:
+        """One save at a time. A forked child gets a lock of its own: a thread that it has not may hold the parent's."""
+        process, lock = self._lock
+        if process != os.getpid():
+            lock = threading.Lock()
+            self._lock = os.getpid(), lock
+        return lock
+
+    def _perform(self, flow: Flow[T]) -> T:
+        return run(flow, self._store, self._retry)
+
+    def _refresh(self) -> bool:
+        """Reads the state, and returns whether it has changed."""
+        with self._mutex:
+            changed = self._perform(self._known.load())
+        if self._known.latest is None:
+            self._store.require_container()
+        return changed
+
+    def _restore_newest(self) -> str:
+        """Restores the newest checkpoint that is whole, and returns its path."""
+        while True:
+            damage: CheckpointError | None = None
+            paths = self._newest_first()
+            for path, older in zip(paths, (*paths[1:], None), strict=True):
+                try:
+                    restore(self._target, self._store, path, None)
+                except (NotFoundError, CorruptError) as error:
+                    if self._refresh():
+                        break  # a writer has changed what there is: look again
+                    damage = damage or error
+                    self._fall_back(path, error, older)
+                else:
+                    return path
+            else:
+                raise CorruptError(
+                    f"No checkpoint in {self._store.url} is whole, of {len(paths)}: the newest says: {damage} Nothing "
+                    "was restored or deleted, and init_fn was not called. Start in another directory, or repair one.",
+                    path=self._store.url,
+                ) from damage
+
+    def _newest_first(self) -> list[str]:
+        known = [
+            self._known.latest,
+            *(entry.path for entry in reversed(self._known.entries)),
+            *reversed(self._known.preserved),
+        ]
+        return list(dict.fromkeys(path for path in known if path is not None))
+
+    def _fall_back(self, damaged: str, error: CheckpointError, older: str | None) -> None:
+        following = None if older is None else self._full(older)
+        _log.warning("%s IS DAMAGED and was passed over; tried next: %s. %s", self._full(damaged), following, error)
+        emit(FellBack(damaged=self._full(damaged), error=str(error), tried_next=following))
 
     def _full(self, path: str) -> str:
         return os.path.join(self._url, path)  # noqa: PTH118  (a URL, and TensorFlow's spelling of it)
@@ -291,25 +377,27 @@ class CheckpointManager(tf.train.CheckpointManager):
         """Saves one checkpoint and returns its path; after a failure the counter is as it was before."""
         step = None if self._interval is None else as_integer(self._step_counter)
         number = self._save_counter.advance()
+        doubts = self._known.doubts
         try:
-            self._known.claim()
+            self._perform(self._known.claim(self._name))
             path = f"{self._name}-{number if checkpoint_number is None else as_integer(checkpoint_number)}"
             self._write(path, options)
         except BaseException:
-            if self._known.is_settled:
+            if self._known.doubts <= doubts:
                 self._save_counter.rollback()
             else:
                 self._last_step = step  # it may have landed, so its number and its step count as used
             raise
         self._last_step = step
-        self._known.delete_retired()
+        self._perform(self._known.delete_retired())
         return path
 
     def _write(self, path: str, options: tf.train.CheckpointOptions | None) -> None:
         started = time.perf_counter()
-        replaced = self._known.replaces(path)
-        written = write(self._target, self._store, path, options, guard=self._known.guard, retry=self._retry)
-        self._known.publish(written.index, written.objects, replaced, self._retention)
+        target = self._perform(self._known.begin(path))
+        written = write(self._target, self._store, target, options, retry=self._retry)
+        self._perform(self._known.publish(written.index, written.objects, target, self._retention))
         seconds = time.perf_counter() - started
         rate = written.size / max(seconds, 1e-9) / 1e6
         _log.info("saved %s: %.3f GB in %.2f s (%.0f MB/s)", self._full(path), written.size / 1e9, seconds, rate)
+        emit(Saved(url=self._full(path), size=written.size, seconds=seconds))

@@ -11,9 +11,9 @@ raises; memory is bounded by the ranges in flight. It needs no TensorFlow.
 
 import mmap
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ckpt_remote.buffers import byte_view
@@ -29,6 +29,7 @@ from ckpt_remote.bundle import (
     tensor_name,
 )
 from ckpt_remote.errors import CorruptError, NotFoundError
+from ckpt_remote.parallel import run_all
 from ckpt_remote.store import Store
 
 __all__ = ["OBJECT_GRAPH", "Stored", "fetch", "open_checkpoint"]
@@ -108,41 +109,31 @@ def fetch(stored: Stored, folder: Path) -> Path:
     """
     prefix = folder / stored.path.rpartition("/")[2]
     prefix.with_name(index_name(prefix.name)).write_bytes(stored.encoded)
-    with ThreadPoolExecutor(_STREAMS, thread_name_prefix="ckpt_remote-fetch") as pool:
-        local = {key: folder / key.rpartition("/")[2] for key in stored.data}
-        # The end of every object first: an index that promises more than is there costs neither time nor space.
-        starts = {key: max(0, size - 1) // _RANGE * _RANGE for key, size in stored.data.items()}
-        _all(
-            [
-                pool.submit(_fetch_range, stored.store, key, starts[key], size - starts[key], local[key])
-                for key, size in stored.data.items()
-            ]
-        )
-        for key, size in stored.data.items():
-            _allocate(local[key], size)
-        rest = [
-            pool.submit(_fetch_range, stored.store, key, start, _RANGE, local[key])
-            for key in stored.data
-            for start in range(0, starts[key], _RANGE)
-        ]
-        files = [
-            pool.submit(_fetch_file, stored.store, key, Path(f"{prefix}{key.removeprefix(stored.path)}"))
-            for key in stored.files
-        ]
-        _all([*rest, *files])
-        _all([pool.submit(_verify_shard, *shard) for shard in _shards(stored, folder)])
+    local = {key: folder / key.rpartition("/")[2] for key in stored.data}
+    # The end of every object first: an index that promises more than is there costs neither time nor space.
+    starts = {key: max(0, size - 1) // _RANGE * _RANGE for key, size in stored.data.items()}
+    _all(
+        partial(_fetch_range, stored.store, key, starts[key], size - starts[key], local[key])
+        for key, size in stored.data.items()
+    )
+    for key, size in stored.data.items():
+        _allocate(local[key], size)
+    rest = (
+        partial(_fetch_range, stored.store, key, start, _RANGE, local[key])
+        for key in stored.data
+        for start in range(0, starts[key], _RANGE)
+    )
+    files = (
+        partial(_fetch_file, stored.store, key, Path(f"{prefix}{key.removeprefix(stored.path)}"))
+        for key in stored.files
+    )
+    _all((*rest, *files))
+    _all(partial(_verify_shard, *shard) for shard in _shards(stored, folder))
     return prefix
 
 
-def _all(tasks: Sequence[Future[None]]) -> None:
-    """Waits for every task, or for the first failure, which it raises after calling off the rest."""
-    try:
-        for task in wait(tasks, return_when=FIRST_EXCEPTION).done:
-            task.result()
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        raise
+def _all(tasks: Iterable[Callable[[], None]]) -> None:
+    run_all(list(tasks), threads=_STREAMS, name="ckpt_remote-fetch")
 
 
 def _fetch_range(store: Store, key: str, start: int, size: int, local: Path) -> None:

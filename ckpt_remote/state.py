@@ -4,7 +4,7 @@ The file is TensorFlow's `CheckpointState` in protobuf's text format (checkpoint
 `tf.train.update_checkpoint_state`). What this library adds rides in one comment line at its top, which TensorFlow's
 parser skips, so that everything changes in one write::
 
-    # ckpt_remote 8f1c02aa {"v":1,"write_id":"…","lineage":[…],"preserved":[…],"retired":[…]}
+    # ckpt_remote 8f1c02aa {"v":1,"write_id":"…","term":"…","epoch":2,"highest":3,"lineage":[…],…}
     model_checkpoint_path: "ckpt-3"
     all_model_checkpoint_paths: "ckpt-2"
     all_model_checkpoint_paths: "ckpt-3"
@@ -33,6 +33,7 @@ __all__ = ["Entry", "Record", "Retired", "State", "decode_state", "encode_state"
 
 _MARK = "# ckpt_remote "
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_TERM = re.compile(r"[0-9a-f]{16}")
 _FORMAT = 1
 # A directory that is claimed and has no checkpoint yet. TensorFlow knows no such field, and so takes the file for none;
 # a file without any field would be an error to it.
@@ -56,26 +57,32 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retired:
-    """An intention to delete: exactly these objects, and no others.
+    """What a checkpoint, or an attempt at one, consists of. In the state: an intention to delete exactly that.
 
     Attributes:
         path: The prefix of the checkpoint.
-        write_id: That of its index, so that an index written since is left alone; empty for a stock checkpoint.
+        write_id: That of its index, so that an index written since is left alone; empty for a stock checkpoint, None
+            where no index is meant.
         used: How many data objects it has.
         of: The count in their names.
         files: Side files of registered savers.
     """
 
     path: str
-    write_id: str
+    write_id: str | None
     used: int
     of: int
     files: tuple[str, ...] = ()
 
     @property
+    def objects(self) -> tuple[str, ...]:
+        """The keys of its data objects."""
+        return tuple(shard_name(self.path, shard, self.of) for shard in range(self.used))
+
+    @property
     def data(self) -> tuple[str, ...]:
         """The keys of everything but the index."""
-        return (*(shard_name(self.path, shard, self.of) for shard in range(self.used)), *self.files)
+        return (*self.objects, *self.files)
 
     @property
     def index(self) -> str:
@@ -89,21 +96,27 @@ class Record:
 
     Attributes:
         write_id: Names this very write, so that its author can recognise it after a lost response.
-        epoch: How often a manager has claimed the directory.
+        term: Names the history of the directory, unbroken since a manager first claimed it.
+        epoch: How often a manager has claimed the directory in this term.
+        highest: The highest number that a checkpoint has had. At it or below, deletes by name may still be under way.
         lineage: The write ids before it, newest first.
         preserved: Checkpoints that left the list and are kept for good, oldest first.
-        retired: Checkpoints that left the list and are still to be deleted.
+        retired: What is still to be deleted.
+        replaced: The listed checkpoint whose number is being saved again, as it was before.
     """
 
     write_id: str
-    epoch: int = 0
+    term: str
+    epoch: int
+    highest: int = 0
     lineage: tuple[str, ...] = ()
     preserved: tuple[str, ...] = ()
     retired: tuple[Retired, ...] = ()
+    replaced: Retired | None = None
 
     def followed_by(self) -> tuple[str, ...]:
         """The lineage of the write that builds on this one."""
-        return (self.write_id, *self.lineage)[:_LINEAGE]
+        return (self.write_id, *self.lineage)[:_LINEAGE] if self.write_id else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,12 +186,19 @@ def _encode_record(record: Record) -> str:
     value = {
         "v": _FORMAT,
         "write_id": record.write_id,
+        "term": record.term,
         "epoch": record.epoch,
+        "highest": record.highest,
         "lineage": record.lineage,
         "preserved": record.preserved,
-        "retired": [[r.path, r.write_id, r.used, r.of, *r.files] for r in record.retired],
+        "retired": [_listed(retired) for retired in record.retired],
+        "replaced": record.replaced and _listed(record.replaced),
     }
     return json.dumps(value, separators=(",", ":"))
+
+
+def _listed(retired: Retired) -> list[object]:
+    return [retired.path, retired.write_id, retired.used, retired.of, *retired.files]
 
 
 def _decode_record(text: str, path: str) -> tuple[Record | None, str]:
@@ -203,21 +223,26 @@ def _decode_record(text: str, path: str) -> tuple[Record | None, str]:
     return (
         Record(
             write_id=_text(value["write_id"]),
+            term=_term(value["term"]),
             epoch=_count(value["epoch"]),
+            highest=_count(value["highest"]),
             lineage=tuple(_text(write_id) for write_id in value["lineage"]),
             preserved=tuple(_inside(p, ()) for p in value["preserved"]),
             retired=tuple(_decode_retired(*retired) for retired in value["retired"]),
+            replaced=None if value["replaced"] is None else _decode_retired(*value["replaced"]),
         ),
         body,
     )
 
 
-def _decode_retired(path: str, write_id: str, used: int, of: int, *files: str) -> Retired:
+def _decode_retired(path: str, write_id: str | None, used: int, of: int, *files: str) -> Retired:
     if not 0 <= _count(used) <= _count(of) <= MAX_SHARDS:
         raise ValueError(f"it is to delete {used} data objects of {of}")
     if not all(_inside(file, ()).startswith(path) for file in files):
         raise ValueError(f"it is to delete files that are not of {path!r}")
-    return Retired(path=_inside(path, ()), write_id=_text(write_id), used=used, of=of, files=files)
+    return Retired(
+        path=_inside(path, ()), write_id=None if write_id is None else _text(write_id), used=used, of=of, files=files
+    )
 
 
 def _bounded(data: bytes) -> bytes:
@@ -232,8 +257,14 @@ def _text(value: object) -> str:
     return value
 
 
+def _term(value: object) -> str:
+    if not _TERM.fullmatch(_text(value)):
+        raise ValueError(f"it has {value!r} where a term belongs")
+    return _text(value)
+
+
 def _count(value: object) -> int:
-    if not isinstance(value, int):
+    if not isinstance(value, int) or not 0 <= value < 2**63:
         raise TypeError(f"it has {value!r} where a number belongs")
     return value
 

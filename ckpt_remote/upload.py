@@ -1,10 +1,10 @@
 """Stream tensors into shard objects, many at a time, from their own memory.
 
-    upload_shards(store, name, shards)
-    └── one thread a stream, one shard after another
-        ├── crc32c of each piece           (the bundle's own checksum, computed once)
-        └── store.put(key, buffers, "create")   one request, nothing packed, nothing overwritten
-            └── on a lost response: sent again; on "exists" after one: read back and compared
+    upload_data(store, shards, target)
+    └── upload_shards                one thread a stream, one shard after another
+        ├── crc32c of each piece     (the bundle's own checksum, computed once)
+        └── create                   one put of the tensors' own memory and a seal: nothing packed, nothing overwritten
+            └── on a lost response: the seal of what is there, if anything, says whose it is
 
 Promises: memory grows by what the engine needs for the requests in flight, not by the tensors; an object is only
 ever created, never overwritten; after a failure, what this call provably created is deleted, and nothing else.
@@ -12,27 +12,20 @@ It does not write the index and publishes nothing.
 """
 
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from ckpt_remote.buffers import Buffer, join
-from ckpt_remote.bundle import (
-    Entry,
-    TensorSlice,
-    crc32c,
-    mask,
-    parse_shard_name,
-    shard_name,
-    slice_key,
-    tensor_key,
-)
+from ckpt_remote.buffers import Buffer, total_size
+from ckpt_remote.bundle import Entry, TensorSlice, crc32c, mask, shard_name, slice_key, tensor_key
 from ckpt_remote.errors import CheckpointError, ConflictError, StoreError
+from ckpt_remote.flow import Delete, Ends, Flow, Pause, Put, run
+from ckpt_remote.origin import SEAL_SIZE, Attempt
+from ckpt_remote.parallel import run_all
 from ckpt_remote.plan import Piece, Shard
-from ckpt_remote.store import Retry, Store
+from ckpt_remote.store import ObjectInfo, Retry, Store
 
-__all__ = ["STREAMS", "index_entries", "upload_data", "upload_shards"]
+__all__ = ["STREAMS", "create", "index_entries", "upload_data", "upload_shards"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,11 +33,41 @@ _log = logging.getLogger(__name__)
 STREAMS = 32
 
 
+def create(key: str, buffers: Sequence[Buffer], attempt: Attempt) -> Flow[None]:
+    """Creates an object that ends with the attempt's seal.
+
+    Raises:
+        ConflictError: There is an object of that name that this attempt did not write.
+        StoreError: The store kept failing. The object may exist, or come to be.
+    """
+    seal = attempt.seal(key)
+    sealed = (*buffers, seal)
+    info = ObjectInfo(key, total_size(sealed))
+    while True:
+        try:
+            yield Put(key, sealed, "create")
+        except StoreError as error:
+            if not error.transient:
+                raise
+            failure: CheckpointError = error
+        except ConflictError as error:  # perhaps with ourselves: something below may have sent it twice
+            failure = error
+        else:
+            return
+        ends: tuple[bytes | None, ...] = yield Ends((info,), SEAL_SIZE)
+        if ends[0] == seal:
+            return
+        if isinstance(failure, ConflictError):
+            raise failure
+        yield Pause(failure)
+
+
 @dataclass(slots=True)
 class _Upload:
-    """What one call has done so far; shared by its threads, each touching only its own shards."""
+    """What one call has done so far; shared by its threads."""
 
     store: Store
+    attempt: Attempt
     retry: Retry
     created: list[str] = field(default_factory=list)
 
@@ -56,29 +79,19 @@ class _Upload:
             else piece.tensor.crc32c
             for piece in shard
         )
-        self._create(key, [piece.data for piece in shard])
+        run(create(key, [piece.data for piece in shard], self.attempt), self.store, self.retry)
         self.created.append(key)
         return checksums
 
-    def _create(self, key: str, buffers: Sequence[Buffer]) -> None:
-        lost = False  # whether an earlier attempt may have landed
-
-        def attempt() -> None:
-            nonlocal lost
-            try:
-                self.store.put(key, buffers, "create")
-            except StoreError as error:
-                lost = lost or error.transient
-                raise
-            except ConflictError:
-                if not (lost and self.store.read(key).data == join(buffers)):
-                    raise
-
-        self.retry.call(attempt)
-
 
 def upload_shards(
-    store: Store, name: Callable[[int], str], shards: Sequence[Shard], *, retry: Retry, streams: int = STREAMS
+    store: Store,
+    name: Callable[[int], str],
+    shards: Sequence[Shard],
+    *,
+    attempt: Attempt,
+    retry: Retry,
+    streams: int = STREAMS,
 ) -> list[tuple[int, ...]]:
     """Creates one object for each shard.
 
@@ -86,6 +99,7 @@ def upload_shards(
         store: The directory.
         name: The key of the shard with a given number.
         shards: What to write, as planned.
+        attempt: Whose seal the objects get.
         retry: How to repeat requests that a store fails to answer.
         streams: How many requests are in flight at most.
 
@@ -96,32 +110,45 @@ def upload_shards(
         ConflictError: An object of that name exists already. What this call created was deleted.
         StoreError: The store kept failing. What this call provably created was deleted.
     """
-    upload = _Upload(store, retry)
-    with ThreadPoolExecutor(min(streams, len(shards)), thread_name_prefix="ckpt_remote-upload") as pool:
-        futures = [pool.submit(upload.shard, name(number), shard) for number, shard in enumerate(shards)]
-        try:
-            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-                future.result()
-            return [future.result() for future in futures]
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            wait(futures)
-            _withdraw(store, upload.created)
-            raise
-
-
-def _withdraw(store: Store, created: Sequence[str]) -> None:
-    """Deletes what nothing refers to yet; a failure costs space, and is said, but does not hide the first error."""
+    upload = _Upload(store, attempt, retry)
+    tasks = [partial(upload.shard, name(number), shard) for number, shard in enumerate(shards)]
     try:
-        failures = store.delete(created)
+        return run_all(tasks, threads=streams, name="ckpt_remote-upload")
+    except Exception:  # after Ctrl-C requests are still under way: what they leave is found by the next save
+        _withdraw(store, upload.created, retry)
+        raise
+
+
+def _withdraw(store: Store, created: Iterable[str], retry: Retry) -> None:
+    """Deletes what nothing refers to yet; a failure costs space, and is said, but does not hide the first error.
+
+    Once: as soon as it has landed, another writer may use the names.
+    """
+    keys = tuple(created)
+    if not keys:
+        return
+    try:
+        failures = run(_delete_once(keys), store, retry)
     except CheckpointError as error:
-        failures = dict.fromkeys(created, error)
+        failures = dict.fromkeys(keys, error)
     for key, failure in failures.items():
         _log.warning("%s was written for a save that failed, and could not be deleted: %s", store.url_of(key), failure)
 
 
-def upload_data(store: Store, path: str, shards: Sequence[Shard], *, retry: Retry) -> tuple[int, list[tuple[int, ...]]]:
+def _delete_once(keys: tuple[str, ...]) -> Flow[dict[str, CheckpointError]]:
+    failures: dict[str, CheckpointError] = yield Delete(keys, once=True)
+    return failures
+
+
+def upload_data(
+    store: Store,
+    path: str,
+    shards: Sequence[Shard],
+    *,
+    attempt: Attempt,
+    counts: Iterable[int],
+    retry: Retry,
+) -> tuple[int, list[tuple[int, ...]]]:
     """Uploads the data objects of a checkpoint.
 
     TensorFlow takes the count in the data objects' names from the index and does not mind unused numbers, so where
@@ -131,36 +158,29 @@ def upload_data(store: Store, path: str, shards: Sequence[Shard], *, retry: Retr
         store: The directory.
         path: The prefix of the checkpoint.
         shards: What to write, as planned.
+        attempt: Whose seal the objects get.
+        counts: The counts to try, one after the other.
         retry: How to repeat requests that a store fails to answer.
 
     Returns:
         The count in the names, and for each shard the masked crc32c of each of its pieces.
+
+    Raises:
+        ConflictError: There are objects under every count.
+        StoreError: The store kept failing. What this call provably created was deleted.
     """
-    count = len(shards)
-    for attempt in range(retry.attempts):
+    conflict: ConflictError | None = None
+    for count in counts:
+        name = partial(_name, path, count)
         try:
-            checksums = upload_shards(store, partial(_name, path, count), shards, retry=retry)
-        except ConflictError:
-            if attempt + 1 == retry.attempts:
-                raise
-            count = _free_count(store, path, count)
-        else:
-            break
-    return count, checksums
+            return count, upload_shards(store, name, shards, attempt=attempt, retry=retry)
+        except ConflictError as error:
+            conflict = error
+    raise conflict or ValueError("there is no count to try")
 
 
 def _name(path: str, count: int, shard: int) -> str:
     return shard_name(path, shard, count)
-
-
-def _free_count(store: Store, path: str, count: int) -> int:
-    """A count that no data object of this checkpoint has in its name. Only reached after a collision."""
-    taken = [count]
-    for found in store.list(f"{path}.data-"):
-        parsed = parse_shard_name(found.key)
-        if parsed is not None and parsed[0] == path:
-            taken.append(parsed[2])
-    return max(taken) + 1
 
 
 def index_entries(shards: Sequence[Shard], checksums: Sequence[Sequence[int]]) -> dict[bytes, Entry]:

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from support import azurite as azurites
 from support import servers
+from support.gcs import GCSServer, gcs
 from support.places import Place
+
+from ckpt_remote.store import pace
 
 pytest.register_assert_rewrite("store.conformance")
 
@@ -46,13 +50,35 @@ def moto() -> Iterator[servers.S3Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[GCSServer]:
+    """Google's two APIs, without its limit on writes of one object."""
+    with gcs(writes_per_second=None) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[azurites.Azurite]:
+    """Azure's emulator, where it is installed."""
+    if reason := azurites.missing():
+        pytest.skip(reason)
+    with azurites.azurite() as server:
+        yield server
+
+
+@pytest.fixture
+def _unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits a second between two writes of one object, where the server does not mind."""
+    monkeypatch.setattr(pace.GOOGLE, "interval", 0.0)
+
+
 def place_on(server: servers.S3Server, *, filesystem: fsspec.AbstractFileSystem | None = None) -> Place:
     """A directory in a bucket of its own."""
     url = f"s3://{server.new_bucket()}/run"
     return Place(url, None if filesystem else server.storage_options, filesystem)
 
 
-@pytest.fixture(params=["memory", "local", "ministack", "ministack-s3fs", "moto"])
+@pytest.fixture(params=["memory", "local", "ministack", "ministack-s3fs", "moto", "gcs"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A fresh directory on each kind of store in turn."""
     kind = request.param
@@ -60,6 +86,10 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         return Place(f"memory://test-{uuid.uuid4().hex}/run")
     if kind == "local":
         return Place(str(tmp_path / "run"))
+    if kind == "gcs":
+        request.getfixturevalue("_unhurried")
+        server = request.getfixturevalue("gcs_server")
+        return Place(f"gs://{server.new_bucket()}/run", server.storage_options)
     server = request.getfixturevalue(kind.removesuffix("-s3fs"))
     if kind.endswith("-s3fs"):
         options = server.storage_options

@@ -12,8 +12,9 @@ import ckpt_remote
 PACKAGE = Path(ckpt_remote.__file__).parent
 # Top to bottom; a folder is one layer.
 LAYERS = [
-    "errors", "buffers", "bundle", "store", "textproto", "staging", "plan", "state", "retention", "upload", "commit",
-    "directory", "reader", "tap", "checkpoint", "numbering", "manager", "__init__",
+    "errors", "progress", "buffers", "parallel", "bundle", "store", "textproto", "staging", "origin", "plan", "state",
+    "retention", "flow", "upload", "commit", "probe", "garbage", "directory", "reader", "tap", "checkpoint",
+    "numbering", "manager", "__init__",
 ]  # fmt: skip
 TENSORFLOW = {"tap", "checkpoint", "numbering", "manager"}
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -15,6 +15,7 @@ from support.places import Place, download, read_all, upload
 
 from ckpt_remote import CorruptError, NotFoundError, StoreError, UnsupportedError
 from ckpt_remote.bundle import Entry, Header, Index, encode_index
+from ckpt_remote.origin import SEAL_SIZE
 
 
 @pytest.fixture
@@ -185,7 +186,7 @@ def test_a_restore_that_fails_leaves_no_copy_and_assigns_nothing(memory_place, s
     manager.save()
     store = memory_place.store()
     data = bytearray(store.read("ckpt-1.data-00000-of-00001").data)
-    data[-9] ^= 1
+    data[-SEAL_SIZE - 9] ^= 1
     store.put("ckpt-1.data-00000-of-00001", [bytes(data)], "overwrite")
     value.assign_add(tf.ones(100, tf.float64))
 
@@ -193,6 +194,19 @@ def test_a_restore_that_fails_leaves_no_copy_and_assigns_nothing(memory_place, s
         manager.restore()
     assert 1.0 == value.numpy()[0]
     assert [] == copies(staging)
+
+
+def test_a_damaged_seal_is_no_damage_to_the_values_before_it(memory_place):
+    value = tf.Variable(np.arange(100.0))
+    manager = memory_place.manager(tf.train.Checkpoint(value=value))
+    manager.save()
+    store = memory_place.store()
+    data = store.read("ckpt-1.data-00000-of-00001").data
+    for changed in (data[:-1] + bytes([data[-1] ^ 1]), data[:-SEAL_SIZE]):
+        store.put("ckpt-1.data-00000-of-00001", [changed], "overwrite")
+        value.assign(np.zeros(100))
+        manager.restore().assert_consumed()
+        assert np.arange(100.0).tolist() == value.numpy().tolist()
 
 
 def test_a_missing_shard_is_damage_and_a_missing_checkpoint_is_not_found(memory_place):

@@ -1,5 +1,6 @@
 """What the manager promises beyond TensorFlow's: safety, clear refusals, and saves that cost nothing when they fail."""
 
+import dataclasses
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from support.servers import free_port
 
 import ckpt_remote
 from ckpt_remote import ConflictError, CorruptError, NotFoundError, StoreError, UnknownOutcomeError, UnsupportedError
+from ckpt_remote.progress import FellBack, listen
 
 
 @pytest.fixture
@@ -237,24 +239,29 @@ def test_a_url_that_pathlib_has_spoilt_does_not_become_a_local_folder(value):
         ckpt_remote.CheckpointManager(tf.train.Checkpoint(value=value), Path("s3://bucket/run"), 1)
 
 
-def test_google_cloud_storage_is_refused_at_once(value):
-    with pytest.raises(UnsupportedError, match="not supported yet"):
-        make(Place("gs://bucket/run"), value)
+def after_loading(manager, act):
+    """Does something once, between a manager's look at the state and what it makes of it."""
+    load = manager._known.load
+
+    def then():
+        changed = yield from load()
+        manager._known.load = load
+        act()
+        return changed
+
+    manager._known.load = then
 
 
 def test_an_evaluator_that_is_overtaken_by_retention_takes_the_newer_checkpoint(memory_place, value):
     trainer, copy = make(memory_place, value, max_to_keep=1), tf.Variable(np.zeros(4))
     trainer.save()
     evaluator = make(memory_place, copy)
-    read_state = evaluator._known.refresh
 
-    def refresh():
-        read_state()
-        evaluator._known.refresh = read_state
+    def overtake():
         value.assign_add(np.ones(4))
         trainer.save()
 
-    evaluator._known.refresh = refresh
+    after_loading(evaluator, overtake)
 
     assert f"{memory_place.url}/ckpt-2" == evaluator.restore_or_initialize()
     assert value.numpy().tolist() == copy.numpy().tolist()
@@ -264,7 +271,7 @@ def test_an_interruption_of_deleting_does_not_take_the_save_back(memory_place, v
     manager = make(memory_place, value, max_to_keep=1)
     manager.save()
     with monkeypatch.context() as patch:
-        patch.setattr(manager._store, "delete", mock.Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(manager._store.single, "delete", mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             manager.save()
 
@@ -302,6 +309,10 @@ class _Refusing:
 
     def __getattr__(self, name):
         return getattr(self._store, name)
+
+    @property
+    def single(self):
+        return self
 
     def put(self, key, buffers, mode):
         if self.refusing and self.refusing in key:
@@ -350,25 +361,26 @@ def test_a_failed_save_costs_nothing(stage, memory_place, value, refusing):
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt, StoreError("no answer", transient=True)], ids=["Ctrl-C", "silence"]
 )
-def test_after_a_save_of_unknown_outcome_the_next_one_finds_out(error, landed, memory_place, value, monkeypatch):
+def test_after_a_save_of_unknown_outcome_the_next_one_finds_out(error, landed, memory_place, value):
     manager = make(memory_place, value, max_to_keep=5)
     manager.save()
-    put, read = manager._store.put, manager._store.read
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    store = manager._store.single
+    put, read = store.put, store.read
+    manager._retry = dataclasses.replace(manager._retry, sleep=lambda seconds: None)
 
     def cut_off(key, buffers, mode):
         if key != "checkpoint":
             return put(key, buffers, mode)
         if landed and read("checkpoint").data != buffers[0]:
             put(key, buffers, mode)
-        manager._store.read = lambda key: (_ for _ in ()).throw(StoreError("no answer", transient=True))
+        store.read = lambda key: (_ for _ in ()).throw(StoreError("no answer", transient=True))
         raise error
 
-    manager._store.put = cut_off
+    store.put = cut_off
     with pytest.raises((KeyboardInterrupt, UnknownOutcomeError)):
         manager.save()
     assert 2 == int(manager.checkpoint.save_counter), "it may have landed, so its number is used"
-    manager._store.put, manager._store.read = put, read
+    store.put, store.read = put, read
 
     assert f"{memory_place.url}/ckpt-3" == manager.save()
     expected = ["ckpt-1", "ckpt-2", "ckpt-3"] if landed else ["ckpt-1", "ckpt-3"]
@@ -410,14 +422,13 @@ def test_a_deletion_that_fails_is_logged_and_done_by_the_next_manager(memory_pla
     manager = make(memory_place, value, max_to_keep=1)
     manager.save()
     with mock.patch.object(
-        type(manager._store),
-        "delete",
-        lambda self, keys: dict.fromkeys(keys, StoreError("cannot delete it now")),
+        manager._store.single, "delete", lambda keys: dict.fromkeys(keys, StoreError("cannot delete it now"))
     ):
         manager.save()
-    assert {"checkpoint", "ckpt-1", "ckpt-2"} == {key.partition(".")[0] for key in read_all(memory_place)}
 
-    assert any("ckpt-1.index could not be deleted" in record.message for record in caplog.records)
+    assert {"checkpoint", "ckpt-1", "ckpt-2"} == {key.partition(".")[0] for key in read_all(memory_place)}
+    assert "ckpt-1.index" not in read_all(memory_place), "the index goes first"
+    assert any("ckpt-1.data-00000-of-00001 could not be deleted" in record.message for record in caplog.records)
     following = make(memory_place, value, max_to_keep=5)
     following.restore_or_initialize()
     following.save()
@@ -511,6 +522,191 @@ def test_a_damaged_state_is_never_taken_for_a_fresh_start(memory_place, value):
 
     with pytest.raises(CorruptError):
         manager.restore_or_initialize()
+
+
+def data_of(store, path):
+    """The key of a checkpoint's only data object."""
+    (info,) = store.list(f"{path}.data-")
+    return info.key
+
+
+def flip(store, key, position):
+    data = bytearray(store.read(key).data)
+    data[position] ^= 1
+    store.put(key, [bytes(data)], "overwrite")
+
+
+def cut(store, key, length):
+    store.put(key, [store.read(key).data[:length]], "overwrite")
+
+
+DAMAGES = {
+    "missing data object": lambda store, path: store.delete([data_of(store, path)]),
+    "truncated data object": lambda store, path: cut(store, data_of(store, path), 20),
+    "empty data object": lambda store, path: cut(store, data_of(store, path), 0),
+    "flipped bit in data": lambda store, path: flip(store, data_of(store, path), 9),
+    "flipped bit in the index": lambda store, path: flip(store, f"{path}.index", 9),
+    "truncated index": lambda store, path: cut(store, f"{path}.index", 40),
+    "empty index": lambda store, path: cut(store, f"{path}.index", 0),
+    "missing index": lambda store, path: store.delete([f"{path}.index"]),
+}
+damages = pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+usual_damages = pytest.mark.parametrize(
+    "damage",
+    [
+        DAMAGES["missing data object"],
+        DAMAGES["truncated data object"],
+        DAMAGES["flipped bit in data"],
+        DAMAGES["flipped bit in the index"],
+        DAMAGES["missing index"],
+    ],
+    ids=["missing data object", "truncated data object", "flipped bit in data", "damaged index", "missing index"],
+)
+
+
+def save_numbers(place, value, count, **arguments):
+    """Checkpoints whose values are their numbers."""
+    manager = make(place, value, **arguments)
+    for number in range(1, count + 1):
+        value.assign(np.full(4, float(number)))
+        manager.save()
+    return manager
+
+
+@usual_damages
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning_that_names_both(damage, place, value, caplog):
+    save_numbers(place, value, 3, max_to_keep=3)
+    damage(place.store(), "ckpt-3")
+    before, events = read_all(place), []
+    value.assign(np.zeros(4))
+    manager = make(place, value, init_fn=lambda: pytest.fail("init_fn was called"))
+    with listen(events.append):
+        assert f"{place.url}/ckpt-2" == manager.restore_or_initialize()
+
+    assert ([2.0] * 4, 2) == (value.numpy().tolist(), int(manager.checkpoint.save_counter))
+    assert before == read_all(place)
+    ((damaged, tried_next),) = [(event.damaged, event.tried_next) for event in events if isinstance(event, FellBack)]
+    assert (f"{place.url}/ckpt-3", f"{place.url}/ckpt-2") == (damaged, tried_next)
+    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert damaged in warning.message
+    assert tried_next in warning.message
+
+
+@damages
+def test_the_save_after_a_fall_back_replaces_the_damaged_number_and_leaves_nothing_of_it(damage, memory_place, value):
+    save_numbers(memory_place, value, 3, max_to_keep=3)
+    damage(memory_place.store(), "ckpt-3")
+    manager = make(memory_place, value, max_to_keep=3)
+    manager.restore_or_initialize()
+    value.assign(np.full(4, 33.0))
+
+    assert f"{memory_place.url}/ckpt-3" == manager.save()
+    value.assign(np.zeros(4))
+    following = make(memory_place, value, max_to_keep=3)
+    assert f"{memory_place.url}/ckpt-3" == following.restore_or_initialize()
+    assert [33.0] * 4 == value.numpy().tolist()
+    assert [f"{memory_place.url}/ckpt-{number}" for number in (1, 2, 3)] == manager.checkpoints == following.checkpoints
+    following.save()
+    names = [key.partition("-0")[0] for key in read_all(memory_place)]
+    assert sorted(["checkpoint", *(f"ckpt-{n}.{what}" for n in (2, 3, 4) for what in ("index", "data"))]) == sorted(
+        names
+    )
+
+
+@damages
+def test_whoever_asks_for_the_damaged_one_is_told(damage, memory_place, value):
+    manager = save_numbers(memory_place, value, 2)
+    damage(memory_place.store(), "ckpt-2")
+    value.assign(np.zeros(4))
+    for restore in (manager.restore, lambda: manager.restore(f"{memory_place.url}/ckpt-2")):
+        with pytest.raises((CorruptError, NotFoundError), match=r"ckpt-2\."):
+            restore()
+
+    assert [0.0] * 4 == value.numpy().tolist()
+    manager.restore(f"{memory_place.url}/ckpt-1").assert_consumed()
+
+
+def test_what_retention_kept_for_good_is_the_last_resort_newest_first(memory_place, value):
+    with mock.patch("time.time", return_value=1e9):
+        manager = make(memory_place, value, max_to_keep=1, keep_checkpoint_every_n_hours=1)
+    for number in range(1, 7):
+        value.assign(np.full(4, float(number)))
+        with mock.patch("time.time", return_value=1e9 + 1800.0 * number):
+            manager.save()
+    assert [f"{memory_place.url}/ckpt-{number}" for number in (2, 4)] == manager.preserved_checkpoints
+    assert [f"{memory_place.url}/ckpt-6"] == manager.checkpoints
+    store, reader = memory_place.store(), make(memory_place, value)
+
+    for damaged, restored in ((6, 4), (4, 2)):
+        DAMAGES["missing data object"](store, f"ckpt-{damaged}")
+        assert f"{memory_place.url}/ckpt-{restored}" == reader.restore_or_initialize()
+        assert [float(restored)] * 4 == value.numpy().tolist()
+
+
+@damages
+def test_where_no_checkpoint_is_whole_that_is_an_error_and_never_a_fresh_start(damage, memory_place, value):
+    save_numbers(memory_place, value, 3)
+    for path in ("ckpt-2", "ckpt-3"):
+        damage(memory_place.store(), path)
+    before, events = read_all(memory_place), []
+    value.assign(np.zeros(4))
+    manager = make(memory_place, value, init_fn=lambda: pytest.fail("init_fn was called"))
+    with listen(events.append), pytest.raises(CorruptError, match=r"No checkpoint in .* is whole, of 2: .*ckpt-3"):
+        manager.restore_or_initialize()
+
+    assert ([0.0] * 4, before) == (value.numpy().tolist(), read_all(memory_place))
+    assert [f"{memory_place.url}/ckpt-2", None] == [event.tried_next for event in events]
+
+
+def test_after_a_fall_back_the_interval_counts_from_the_step_that_was_restored(memory_place, value):
+    def started():
+        step = tf.Variable(0)
+        checkpoint = tf.train.Checkpoint(value=value, step=step)
+        return step, memory_place.manager(checkpoint, max_to_keep=5, step_counter=step, checkpoint_interval=10)
+
+    step, manager = started()
+    for at in (10, 20):
+        step.assign(at)
+        manager.save()
+    DAMAGES["missing data object"](memory_place.store(), "ckpt-2")
+    step, manager = started()
+    step.assign(20)
+    manager.restore_or_initialize()
+
+    assert 10 == int(step)
+    assert manager.save() is None
+    step.assign(19)
+    assert manager.save() is None
+    step.assign(20)
+    assert f"{memory_place.url}/ckpt-2" == manager.save()
+
+
+def test_a_newer_checkpoint_that_appears_meanwhile_is_better_than_an_older_one(memory_place, value):
+    trainer = save_numbers(memory_place, value, 2)
+    copy, events = tf.Variable(np.zeros(4)), []
+    evaluator = make(memory_place, copy)
+    DAMAGES["missing data object"](memory_place.store(), "ckpt-2")
+
+    def overtake():
+        value.assign(np.full(4, 3.0))
+        trainer.save()
+
+    after_loading(evaluator, overtake)
+    with listen(events.append):
+        assert f"{memory_place.url}/ckpt-3" == evaluator.restore_or_initialize()
+    assert [3.0] * 4 == copy.numpy().tolist()
+    assert [] == [event for event in events if isinstance(event, FellBack)]
+
+
+def test_a_store_that_fails_is_no_damage(memory_place, value, monkeypatch):
+    """Else a network that is down would send the training back by a checkpoint."""
+    manager = save_numbers(memory_place, value, 2)
+    events = []
+    monkeypatch.setattr(manager._store.single, "read_range", mock.Mock(side_effect=StoreError("no answer")))
+    with listen(events.append), pytest.raises(StoreError, match="no answer"):
+        manager.restore_or_initialize()
+
+    assert [] == events
 
 
 def test_a_missing_bucket_is_named(ministack, value):

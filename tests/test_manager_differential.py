@@ -86,7 +86,7 @@ class Run:
 
 
 def read_folder(folder):
-    return {path.name: path.read_bytes() for path in Path(folder).glob("*")}
+    return {path.name: path.read_bytes() for path in Path(folder).glob("*") if path.is_file()}
 
 
 @settings(max_examples=60, deadline=None)

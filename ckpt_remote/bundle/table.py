@@ -193,6 +193,8 @@ def _read_footer(data: bytes) -> tuple[tuple[int, int], tuple[int, int]]:
     handles = data[-_FOOTER : -len(_MAGIC)]
     metaindex_handle, position = _read_handle(handles, 0)
     index_handle, _ = _read_handle(handles, position)
+    if handles != b"".join(map(encode_varint, (*metaindex_handle, *index_handle))).ljust(len(handles), b"\0"):
+        raise CorruptError("its footer is damaged: it holds other bytes than the two handles and zeros behind them")
     return metaindex_handle, index_handle
 
 

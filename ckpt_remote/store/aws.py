@@ -10,6 +10,7 @@ otherwise learn from a redirect.
 import dataclasses
 import datetime as dt
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,12 +24,10 @@ import botocore.session
 from botocore import exceptions as boto
 from obstore.store import S3Store
 
-from ckpt_remote.store import faults, options, s3
+from ckpt_remote.store import deadline, faults, options, s3_faults
 
 __all__ = ["Account", "connect", "needs_own_certificates"]
 
-_SILENCE_SECONDS = 20
-_CONNECT_SECONDS = 5.0
 # obstore asks again once less than five minutes are left, so this makes it ask about once a minute: botocore
 # then renews in time, ten minutes or more before the end.
 _TRUST = dt.timedelta(minutes=6)
@@ -51,9 +50,15 @@ class Account:
     credentials: Any
     source: str
 
-    def open(self, seconds: float) -> Any:
-        """An obstore store whose requests may take `seconds` from connecting to the last byte."""
+    def open(self, seconds: float, silence: float | None = None) -> Any:
+        """An obstore store.
+
+        Args:
+            seconds: How long its requests may take from connecting to the last byte.
+            silence: How long the server may send nothing.
+        """
         endpoint = self.endpoint
+        waits = {"timeout": _duration(seconds)} | ({} if silence is None else {"read_timeout": _duration(silence)})
         return S3Store(
             self.bucket,
             # AWS_ENDPOINT_URL_S3 in the environment beats obstore's `endpoint`: say both.
@@ -61,8 +66,8 @@ class Account:
             client_options={
                 "allow_http": endpoint.startswith("http://"),
                 "allow_invalid_certificates": self.options.verify is False,
-                "connect_timeout": _duration(self.options.config.get("connect_timeout", _CONNECT_SECONDS)),
-                "timeout": _duration(seconds),
+                "connect_timeout": _duration(self.options.config.get("connect_timeout", deadline.CONNECT_SECONDS)),
+                **waits,
             },
             retry_config={"max_retries": 0},
             credential_provider=None if self.credentials is None else _Provider(self.credentials),
@@ -80,6 +85,12 @@ class Account:
     def _virtual(self) -> bool:
         return (self.client.meta.config.s3 or {}).get("addressing_style") == "virtual"
 
+    def _sends_checksum(self) -> bool:
+        """Whether the store is to compare bodies with a checksum: Amazon's does, others may not know it."""
+        if self.options.consistency is None:
+            return _is_amazon(self.client)
+        return self.options.consistency == "checksum"
+
     def _configuration(self) -> dict[str, Any]:
         """Everything said outright, since obstore fills gaps from an environment of its own."""
         extra = self.options.extra
@@ -94,6 +105,8 @@ class Account:
             "aws_conditional_put": "etag",
             "aws_s3_express": False,
         }
+        if self._sends_checksum():
+            configuration["aws_checksum_algorithm"] = "crc64nvme"
         if "ServerSideEncryption" in extra:
             configuration["aws_server_side_encryption"] = extra["ServerSideEncryption"]
         if "SSEKMSKeyId" in extra:
@@ -118,8 +131,8 @@ def connect(parsed: options.S3Options, bucket: str, request: faults.Request) -> 
         region = _region_of(client, bucket)
         if region != client.meta.region_name:
             client = _client(parsed, session, region)
-    except s3.FAILURES as error:
-        raise s3.translate(error, request) from error
+    except s3_faults.FAILURES as error:
+        raise s3_faults.translate(error, request) from error
     return Account(parsed, bucket, client, credentials, source)
 
 
@@ -133,7 +146,7 @@ def needs_own_certificates(parsed: options.S3Options) -> bool:
         anybody: dict[str, Any] = {"anon": False, "key": "any", "secret": "any", "token": None}
         somebody = dataclasses.replace(parsed, **anybody)
         endpoint: str = _client(somebody, session, parsed.region).meta.endpoint_url
-    except s3.FAILURES:  # a profile that does not exist, and the like: connecting tells it better
+    except s3_faults.FAILURES:  # a profile that does not exist, and the like: connecting tells it better
         return False
     return endpoint.startswith("https://")
 
@@ -170,12 +183,13 @@ def _client(parsed: options.S3Options, session: Any, region: str | None) -> Any:
     )
     # Its requests are small: who has not answered them after this long does not answer.
     config = {
-        "connect_timeout": _CONNECT_SECONDS,
-        "read_timeout": _SILENCE_SECONDS,
+        "connect_timeout": deadline.CONNECT_SECONDS,
+        "read_timeout": deadline.PATIENCE,
+        "max_pool_connections": 64,  # every upload may be verified, and dozens are under way
         "request_checksum_calculation": "when_required",
     }
     given = {name: value for name, value in parsed.config.items() if name != "region_name"}
-    return session.client(
+    client = session.client(
         "s3",
         region_name=region,
         endpoint_url=parsed.endpoint_url,
@@ -186,12 +200,24 @@ def _client(parsed: options.S3Options, session: Any, region: str | None) -> Any:
         aws_session_token=parsed.token,
         config=botocore.config.Config(**{**config, **given, **overrides}),
     )
+    client.meta.events.register("before-parse.s3", _require_whole)
+    return client
+
+
+def _require_whole(operation_model: Any, response_dict: Mapping[str, Any], **_: Any) -> None:
+    """Pass if the body is as long as announced: botocore takes one that broke off at once for an empty listing."""
+    length = response_dict["headers"].get("Content-Length")
+    body = response_dict["body"]
+    if operation_model.http["method"] == "HEAD" or length is None or not isinstance(body, bytes):
+        return
+    if len(body) != int(length):
+        raise boto.IncompleteReadError(actual_bytes=len(body), expected_bytes=int(length))
 
 
 def _region_of(client: Any, bucket: str) -> str | None:
     """The bucket's own region on AWS; elsewhere the configured one, since only AWS has a word on it."""
     configured: str | None = client.meta.region_name
-    if not (urlsplit(client.meta.endpoint_url).hostname or "").endswith(_AWS_HOSTS):
+    if not _is_amazon(client):
         return configured
     try:
         response = client.head_bucket(Bucket=bucket)
@@ -199,6 +225,10 @@ def _region_of(client: Any, bucket: str) -> str | None:
         response = error.response
     region: str | None = response["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", configured)
     return region
+
+
+def _is_amazon(client: Any) -> bool:
+    return (urlsplit(client.meta.endpoint_url).hostname or "").endswith(_AWS_HOSTS)
 
 
 def _duration(seconds: float) -> dt.timedelta:

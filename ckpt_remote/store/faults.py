@@ -5,12 +5,27 @@ the cause and the next step are named; decided by status and exception class, ne
 credential, only the name of the place they came from.
 """
 
+import datetime as dt
+import email.utils
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
 from ckpt_remote import errors
 
-__all__ = ["Request", "conflict", "corrupt", "from_status", "not_found", "refused", "unreachable"]
+__all__ = [
+    "ExpiredError",
+    "Request",
+    "conflict",
+    "corrupt",
+    "expired",
+    "from_status",
+    "not_found",
+    "refused",
+    "retry_after",
+    "unreachable",
+]
 
 _TRANSIENT = frozenset(
     {
@@ -24,6 +39,11 @@ _TRANSIENT = frozenset(
         HTTPStatus.GATEWAY_TIMEOUT,
     }
 )
+_LONGEST_WISH = 3600.0
+
+
+class ExpiredError(errors.StoreError):
+    """The credentials have ended: a refusal that others, fetched anew, may be spared. Nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,27 +87,35 @@ def corrupt(request: Request, start: int, length: int, size: int) -> errors.Corr
 
 def refused(request: Request, cause: str) -> errors.StoreError:
     """Credentials or permissions do not suffice; asking again will not help."""
-    advice = (
-        f"Credentials used: {request.credentials}. Check that they are valid here, not expired, and allowed to do this."
-        if request.credentials
-        else "Check the permissions."
-    )
-    return errors.StoreError(
-        f"Cannot {request.verb} {request.url}: access was refused ({cause}). {advice}", path=request.url
-    )
+    return errors.StoreError(_refusal(request, cause), path=request.url)
 
 
-def unreachable(request: Request, cause: str) -> errors.StoreError:
+def expired(request: Request, cause: str) -> ExpiredError:
+    """The credentials were good once; asking again with the same ones will not help."""
+    return ExpiredError(_refusal(request, cause), path=request.url)
+
+
+def unreachable(request: Request, cause: str, retry_after: float | None = None) -> errors.StoreError:
     """No answer, a broken one, or "later": the same request may pass if it is sent again."""
     return errors.StoreError(
         f"Cannot {request.verb} {request.url}: {cause}. Check the endpoint and the network if this persists.",
         path=request.url,
         transient=True,
+        retry_after=retry_after,
     )
 
 
-def from_status(request: Request, status: int, code: str = "") -> errors.CheckpointError:
-    """The error for an HTTP status; `code` is the service's own word for it, for the message."""
+def from_status(
+    request: Request, status: int, code: str = "", retry_after: float | None = None
+) -> errors.CheckpointError:
+    """The error for an HTTP status.
+
+    Args:
+        request: What was asked.
+        status: The status.
+        code: The service's own word for it, for the message.
+        retry_after: Seconds that the service asks to be left alone, if it does.
+    """
     answer = f"HTTP {status} {code}".strip()
     if status == HTTPStatus.NOT_FOUND:
         return not_found(request)
@@ -96,9 +124,44 @@ def from_status(request: Request, status: int, code: str = "") -> errors.Checkpo
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return refused(request, answer)
     if status in _TRANSIENT:
-        return unreachable(request, f"the store answered {answer}")
+        return unreachable(request, f"the store answered {answer}", retry_after)
     return errors.StoreError(
         f"Cannot {request.verb} {request.url}: the store answered {answer}. Check the credentials, the region, "
         f"the endpoint and the storage_options.",
         path=request.url,
     )
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """How many seconds an answer asks to be left alone: from 0 to an hour, None if it does not ask.
+
+    A date is compared with the answer's own `Date`, so that the clocks need not agree.
+
+    Args:
+        headers: The answer's, named in lower case.
+    """
+    wish = headers.get("retry-after", "")
+    try:
+        seconds = float(wish)
+    except ValueError:
+        until = _moment(wish)
+        now = _moment(headers.get("date", "")) or dt.datetime.now(dt.timezone.utc)
+        seconds = (until - now).total_seconds() if until else math.nan
+    return None if math.isnan(seconds) else min(max(seconds, 0.0), _LONGEST_WISH)
+
+
+def _refusal(request: Request, cause: str) -> str:
+    advice = (
+        f"Credentials used: {request.credentials}. Check that they are valid here, not expired, and allowed to do this."
+        if request.credentials
+        else "Check the permissions."
+    )
+    return f"Cannot {request.verb} {request.url}: access was refused ({cause}). {advice}"
+
+
+def _moment(date: str) -> dt.datetime | None:
+    try:
+        moment = email.utils.parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=dt.timezone.utc)

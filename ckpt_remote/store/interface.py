@@ -76,6 +76,11 @@ class Store(abc.ABC):
     url: str
     engine: str
 
+    @property
+    def single(self) -> "Store":
+        """The same directory, with every request sent once: for protocols that repeat requests themselves."""
+        return self
+
     def url_of(self, key: str) -> str:
         """The full URL of `key`.
 
@@ -142,7 +147,7 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def remove(self, key: str, version: Version) -> None:
-        """Remove an object if it is exactly `version`; for what others may have replaced. A missing object is a success.
+        """Remove an object if it is exactly `version`: others may have replaced it. A missing object is a success.
 
         Sent once, as every conditional request. A store that has no conditional delete, or ignores the condition,
         leaves a moment between look and deletion: no name that is removed so may hold data.

@@ -3,13 +3,15 @@
 Promises: an object appears whole or not at all, and is on disk (file and directory synced) when a put
 returns. Conditional puts are truly atomic between threads and processes: creation is a hard link, which the
 kernel refuses where the name is taken, and every replacement or removal is made under a lock on the
-directory. Plain users of the same path see plain files. It does not defend against programs that rewrite an
+directory. Plain users of the same path see plain files; what a killed put left unfinished goes with the next
+store's first put there. It does not defend against programs that rewrite an
 object in place, and a file system without hard links or locks is refused for conditional puts.
 """
 
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import stat
 import time
@@ -25,6 +27,8 @@ __all__ = ["LocalStore"]
 
 # Our unfinished files: the dot keeps them out of shells' globs, and listings leave them out.
 _UNFINISHED = ".ckpt_remote-"
+# How often a folder is made again that others remove because it is empty.
+_PATIENCE = 20
 _NOTHING_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 _CANNOT = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EBADF, errno.EMLINK})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -37,6 +41,7 @@ class LocalStore(interface.Store):
         self._root = Path(root)
         self.url = url
         self.engine = engine
+        self._swept: set[Path] = set()  # the folders that have been rid of what the dead left
 
     def read(self, key: str) -> interface.Object:
         """As `Store.read`."""
@@ -69,6 +74,9 @@ class LocalStore(interface.Store):
         target = self._path(key)
         with _translated(request):
             _make_directory(target.parent)
+            if target.parent not in self._swept:
+                self._swept.add(target.parent)
+                _sweep(target.parent)
             with _unfinished(target.parent, buffers) as (temporary, version):
                 if mode == "create":
                     with _refusing(request, "hard links"):
@@ -92,7 +100,7 @@ class LocalStore(interface.Store):
                         yield interface.ObjectInfo(key, path.stat().st_size)
 
     def delete(self, keys: Sequence[str]) -> dict[str, errors.CheckpointError]:
-        """As `Store.delete`. Directories stay."""
+        """As `Store.delete`. Folders below the directory that are empty now go, too: stores of objects have none."""
         outcomes = {key: self._delete(key, path) for key, path in [(key, self._path(key)) for key in keys]}
         return {key: failure for key, failure in outcomes.items() if failure is not None}
 
@@ -106,6 +114,7 @@ class LocalStore(interface.Store):
                     raise faults.conflict(request)
                 path.unlink()
                 _sync(path.parent)
+            self._prune(path.parent)
 
     def require_container(self) -> None:
         """Nothing: a directory is made when it is first written to."""
@@ -116,11 +125,18 @@ class LocalStore(interface.Store):
             with _translated(request), _locked(request, path.parent, needed=False):
                 path.unlink()
                 _sync(path.parent)
+            self._prune(path.parent)
         except errors.NotFoundError:
             return None
         except errors.CheckpointError as error:
             return error
         return None
+
+    def _prune(self, folder: Path) -> None:
+        with contextlib.suppress(OSError):  # not empty
+            while folder != self._root:
+                folder.rmdir()
+                folder = folder.parent
 
     def _path(self, key: str) -> Path:
         return self._root / interface.check_key(key)
@@ -166,28 +182,63 @@ def _raise_unless_missing(error: OSError) -> None:
 @contextlib.contextmanager
 def _unfinished(folder: Path, buffers: Sequence[Buffer]) -> Iterator[tuple[Path, interface.Version]]:
     """A complete, synced file under a name of our own, gone after the block unless it was renamed."""
-    path = folder / f"{_UNFINISHED}{uuid.uuid4().hex}"
+    path, descriptor = _open_unfinished(folder)
     try:
-        with path.open("xb", buffering=0) as file:
+        try:
             for buffer in buffers:
                 rest = byte_view(buffer)
                 while rest:
-                    rest = rest[file.write(rest) :]
+                    rest = rest[os.write(descriptor, rest) :]
             # Inode numbers are reused at once and the kernel's time steps are milliseconds: a time of our
             # own, in nanoseconds, keeps the version of a replaced object from coming back.
             now = time.time_ns()
-            os.utime(file.fileno(), ns=(now, now))
-            os.fsync(file.fileno())
-            version = _version(os.fstat(file.fileno()))
-        yield path, version
+            os.utime(descriptor, ns=(now, now))
+            os.fsync(descriptor)
+            version = _version(os.fstat(descriptor))
+            yield path, version
+        finally:
+            os.close(descriptor)
     finally:
         path.unlink(missing_ok=True)
 
 
+def _open_unfinished(folder: Path) -> tuple[Path, int]:
+    """A new file, locked as long as it is open, so that nobody takes it for a dead process's."""
+    for attempt in itertools.count(1):
+        path = folder / f"{_UNFINISHED}{uuid.uuid4().hex}"
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:  # the folder was empty, and somebody has deleted the last object in it
+            if attempt == _PATIENCE:
+                raise
+            _make_directory(folder)
+            continue
+        with contextlib.suppress(OSError):  # no locks here: then nobody sweeps, either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.exists():  # not swept between the two
+            return path, descriptor
+        os.close(descriptor)
+    raise AssertionError("the count never ends")
+
+
+def _sweep(folder: Path) -> None:
+    """Removes the unfinished files of processes that are dead: the kernel has dropped their locks."""
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(OSError):  # another sweeper was first, or the file is in use
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            finally:
+                os.close(descriptor)
+
+
 def _make_directory(folder: Path) -> None:
-    if not folder.is_dir():
+    for _ in range(_PATIENCE):
+        if folder.is_dir():
+            return
         _make_directory(folder.parent)
-        with contextlib.suppress(FileExistsError):
+        with contextlib.suppress(FileExistsError, FileNotFoundError):  # made, or emptied and removed, by others
             folder.mkdir()
             _sync(folder.parent)
 

@@ -1,56 +1,74 @@
-"""The fast engine: obstore moves the bytes, boto3 answers what obstore cannot say exactly.
+"""The fast engines: obstore moves the bytes, whatever the cloud.
 
 Promises: a put sends the callers' own buffers as one request, without copying; nothing is retried; Ctrl-C
 interrupts the wait (the request itself may still land); every request has a deadline that grows with its
-size. A forked child gets an error instead of hanging for ever. It does not list or delete through obstore,
-which fails on keys it would not write itself and needs bulk deletes that not every service has.
+size. A forked child gets an error instead of hanging for ever. What a cloud answers in its own way (accounts,
+versions, listings, deletions) is its subclass's: `obstore_s3`, `obstore_gcs`, `obstore_azure`.
 """
 
+import abc
 import concurrent.futures
-import contextlib
 import functools
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
 import obstore
 from obstore import exceptions
 
 from ckpt_remote import errors
 from ckpt_remote.buffers import Buffer, total_size
-from ckpt_remote.store import aws, faults, interface, options, s3, urls
+from ckpt_remote.store import deadline, faults, interface, urls
 
-__all__ = ["ObstoreStore"]
+__all__ = ["READ", "ObstoreStore"]
 
 _T = TypeVar("_T")
 _MEBIBYTE = 1 << 20
-# A request may take this long, and longer by its size at the least rate: dozens share a link, also a slow one.
-_PATIENCE = 30.0
-_LEAST_RATE = 64 * 1024.0  # bytes a second
 # Timeouts belong to obstore's clients, so sizes are rounded up to these and each has a client of its own.
-_SIZES = tuple(mebibytes * _MEBIBYTE for mebibytes in (1, 16, 128, 1024, 5 * 1024))
+_SIZES = (64 * 1024, *(mebibytes * _MEBIBYTE for mebibytes in (1, 16, 128, 1024, 5 * 1024)))
 # Whole objects are read without knowing their size; they are indexes and states.
-_READ = _MEBIBYTE
+READ = 16 * _MEBIBYTE
+_SECRETIVE = re.compile(r"[\n<?]")
 _SERVER_CODE = re.compile(r"<Code>(\w+)</Code>")
 
 
-class ObstoreStore(interface.Store):
-    """A directory of an S3 bucket. The first request connects, so that opening is free and cannot fail."""
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """An obstore store, and after how many seconds a failure of its requests is silence."""
 
-    def __init__(self, location: urls.BucketUrl, parsed: options.S3Options, engine: str) -> None:
+    store: Any
+    limit: float
+
+
+class ObstoreStore(interface.Store):
+    """A directory of a bucket. The first request connects, so that opening is free and cannot fail.
+
+    Args:
+        location: The directory.
+        engine: As `Store.engine`.
+        patience: Seconds that a put of no size may take, or that the server may be silent while it is read from;
+            None for the default.
+    """
+
+    _instead: ClassVar[str] = ""
+    """What to do in a forked process instead, for messages."""
+
+    def __init__(self, location: urls.BucketUrl, engine: str, patience: float | None = None) -> None:
         self.url = str(location)
         self.engine = engine
         self._location = location
-        self._options = parsed
+        self._patience = deadline.PATIENCE if patience is None else patience
         self._lock = threading.Lock()
-        self._clients: dict[int, Any] = {}
+        self._clients: dict[tuple[int, bool], _Client] = {}
 
     def read(self, key: str) -> interface.Object:
         """As `Store.read`."""
         path = self._path(key)
-        data, meta = self._send(lambda failure: self._meaning(failure, "read", key), _get, self._client(_READ), path)
+        data, meta = self._send(lambda failure: self._meaning(failure, "read", key), self._reader(READ), _get, path)
         return interface.Object(data, self._version(meta, key))
 
     def read_range(self, key: str, start: int, length: int) -> Buffer:
@@ -61,111 +79,112 @@ class ObstoreStore(interface.Store):
             return self._nothing(key, start)
         data = self._send(
             lambda failure: self._range_meaning(failure, key, start, length),
+            self._reader(length),
             obstore.get_range,
-            self._client(length),
             path,
             start=start,
             length=length,
         )
         if len(data) != length:
-            raise faults.corrupt(self._bucket.request("read", key), start, length, start + len(data))
+            raise faults.corrupt(self._request("read", key), start, length, start + len(data))
         return memoryview(data)
-
-    def size(self, key: str) -> int:
-        """As `Store.size`."""
-        interface.check_key(key)
-        return self._bucket.size(key)
-
-    def put(self, key: str, buffers: Sequence[Buffer], mode: interface.PutMode) -> interface.Version:
-        """As `Store.put`."""
-        if not isinstance(mode, interface.Version):
-            return self._put(key, buffers, mode, mode)
-        try:
-            return self._put(key, buffers, mode, {"e_tag": mode.token})
-        except errors.ConflictError:
-            if self._bucket.version(key) != mode:
-                raise
-            return self._put(key, buffers, mode, {"e_tag": s3.unquoted(mode)})
-
-    def list(self, prefix: str = "") -> Iterator[interface.ObjectInfo]:
-        """As `Store.list`."""
-        return self._bucket.list(prefix)
-
-    def delete(self, keys: Sequence[str]) -> dict[str, errors.CheckpointError]:
-        """As `Store.delete`."""
-        return self._bucket.delete([interface.check_key(key) for key in keys])
-
-    def remove(self, key: str, version: interface.Version) -> None:
-        """As `Store.remove`."""
-        interface.check_key(key)
-        self._bucket.remove(key, version)
-
-    def require_container(self) -> None:
-        """As `Store.require_container`."""
-        self._bucket.require()
 
     def close(self) -> None:
         """As `Store.close`."""
         with self._lock:
             self._clients.clear()
-            if "_account" in self.__dict__:
-                self._account.client.close()
 
-    @functools.cached_property
-    def _account(self) -> aws.Account:
-        return aws.connect(self._options, self._location.bucket, faults.Request("open", self.url))
+    @abc.abstractmethod
+    def _open(self, seconds: float, silence: float | None) -> Any:
+        """An obstore store without retries.
 
-    @functools.cached_property
-    def _bucket(self) -> s3.Bucket:
-        account = self._account
-        payer = {"RequestPayer": "requester"} if self._options.requester_pays else {}
+        Args:
+            seconds: How long its requests may take from connecting to the last byte.
+            silence: How long the server may send nothing, the time to send it the request included.
+        """
 
-        def call(operation: str, **parameters: Any) -> Any:
-            _home.require(self.url)
-            paid = payer if operation != "head_bucket" else {}
-            return getattr(account.client, operation)(**parameters, **paid)
+    @abc.abstractmethod
+    def _request(self, verb: str, key: str = "") -> faults.Request:
+        """How messages speak of an operation on `key`, or on the directory."""
 
-        return s3.Bucket(self._location.bucket, self._location.root, self.url, call, account.source)
+    @abc.abstractmethod
+    def _version(self, meta: Mapping[str, Any], key: str) -> interface.Version:
+        """The version in obstore's metadata or its answer to a put.
 
-    def _client(self, size: int) -> Any:
-        _home.require(self.url)
-        rounded = next((limit for limit in _SIZES if size <= limit), size)
-        patience = float(self._options.config.get("read_timeout", _PATIENCE))
-        with self._lock:
-            if rounded not in self._clients:
-                self._clients[rounded] = self._account.open(patience + rounded / _LEAST_RATE)
-            return self._clients[rounded]
+        Raises:
+            UnsupportedError: The service tells none.
+        """
 
-    def _put(self, key: str, buffers: Sequence[Buffer], mode: interface.PutMode, condition: Any) -> interface.Version:
+    @abc.abstractmethod
+    def _explain(self, request: faults.Request, code: str) -> errors.CheckpointError:
+        """What a failure means that obstore has no class for; `code` is the service's or obstore's word for it."""
+
+    def _refused(self, request: faults.Request, code: str, failure: Exception) -> errors.CheckpointError:  # noqa: ARG002 - for subclasses
+        """What a refusal means: obstore's 401 or 403, and the service's or obstore's word for it."""
+        return faults.refused(request, code)
+
+    def _put(
+        self,
+        key: str,
+        buffers: Sequence[Buffer],
+        mode: interface.PutMode,
+        condition: Any,
+        attributes: Mapping[str, str] | None = None,
+    ) -> interface.Version:
+        """One put; `condition` is obstore's word for `mode`."""
         path = self._path(key)
-        storage_class = self._options.extra.get("StorageClass")
         result = self._send(
             lambda failure: self._put_meaning(failure, key, mode),
+            self._writer(total_size(buffers)),
             obstore.put,
-            self._client(total_size(buffers)),
             path,
             list(buffers),
             mode=condition,
             use_multipart=False,
-            attributes={"Storage-Class": storage_class} if storage_class else None,
+            attributes=attributes,
         )
         return self._version(result, key)
+
+    def _require_home(self) -> None:
+        """Pass in the process that obstore's threads live in."""
+        _home.require(self.url, self._instead)
+
+    def _reader(self, size: int) -> _Client:
+        return self._client(size, silent=True)
+
+    def _writer(self, size: int) -> _Client:
+        return self._client(size, silent=False)
+
+    def _client(self, size: int, *, silent: bool) -> _Client:
+        self._require_home()
+        rounded = next((limit for limit in _SIZES if size <= limit), size)
+        seconds = deadline.seconds_for(rounded, self._patience)
+        silence = self._patience if silent else None
+        with self._lock:
+            if (rounded, silent) not in self._clients:
+                self._clients[rounded, silent] = _Client(self._open(seconds, silence), silence or seconds)
+            return self._clients[rounded, silent]
 
     def _send(
         self,
         meaning: Callable[[Exception], Exception],
+        client: _Client,
         function: Callable[..., _T],
         *arguments: Any,
         **named: Any,
     ) -> _T:
         """The function's result, or what its failure means."""
-        request = functools.partial(function, *arguments, **named)
+        request = functools.partial(function, client.store, *arguments, **named)
+        start = time.monotonic()
         try:
             if threading.current_thread() is threading.main_thread():
                 return _interruptibly(request)
             return request()
         except (exceptions.BaseError, FileNotFoundError) as error:
-            failure = error
+            failure: Exception = error
+        # obstore has no class for a timeout.
+        if isinstance(failure, exceptions.GenericError) and time.monotonic() - start >= client.limit:
+            failure = TimeoutError(f"no answer within {client.limit:.0f} seconds")
         # Outside the handler, so that the failure is no context of what is raised: its text may echo signed
         # headers.
         explanation = meaning(failure)
@@ -174,27 +193,22 @@ class ObstoreStore(interface.Store):
     def _path(self, key: str) -> str:
         return self._location.root + interface.check_key(key)
 
-    def _version(self, meta: Any, key: str) -> interface.Version:
-        if not meta["e_tag"]:
-            raise errors.UnsupportedError(
-                f"The store gives {self.url_of(key)} no ETag, without which no safe write is possible. "
-                f"Use a store with conditional writes.",
-                path=self.url_of(key),
-            )
-        return interface.Version(meta["e_tag"])
-
     def _nothing(self, key: str, start: int) -> bytes:
         size = self.size(key)
         if start > size:
-            raise faults.corrupt(self._bucket.request("read", key), start, 0, size)
+            raise faults.corrupt(self._request("read", key), start, 0, size)
         return b""
 
     def _range_meaning(self, failure: Exception, key: str, start: int, length: int) -> Exception:
         if isinstance(failure, exceptions.GenericError):  # a range that begins after the end has no class of its own
-            with contextlib.suppress(errors.CheckpointError):
+            try:
                 size = self.size(key)
-                if size < start + length:
-                    return faults.corrupt(self._bucket.request("read", key), start, length, size)
+            except faults.ExpiredError as error:
+                return error
+            except errors.CheckpointError:
+                size = start + length  # it cannot be told
+            if size < start + length:
+                return faults.corrupt(self._request("read", key), start, length, size)
         return self._meaning(failure, "read", key)
 
     def _put_meaning(self, failure: Exception, key: str, mode: interface.PutMode) -> Exception:
@@ -202,29 +216,29 @@ class ObstoreStore(interface.Store):
         exists = isinstance(failure, exceptions.AlreadyExistsError)
         if not exists and not isinstance(failure, exceptions.PreconditionError):
             return self._meaning(failure, "write", key)
-        request = self._bucket.request("write", key)
-        undecided = exists and isinstance(mode, interface.Version)
+        request = self._request("write", key)
+        undecided = exists and mode != "create"
         try:
             self.size(key)
         except errors.NotFoundError:
-            self._bucket.require()
+            self.require_container()
             undecided = undecided or mode == "create"
         if undecided:
             return faults.unreachable(request, "another conditional write was under way")
         return faults.conflict(request)
 
     def _meaning(self, failure: Exception, verb: str, key: str) -> Exception:
-        request = self._bucket.request(verb, key)
+        request = self._request(verb, key)
         code = next(iter(_SERVER_CODE.findall(str(failure))), type(failure).__name__)
         if isinstance(failure, FileNotFoundError):
             return (
                 faults.not_found(request, "the bucket does not exist") if verb == "write" else faults.not_found(request)
             )
+        if isinstance(failure, TimeoutError):  # nobody is asked for the cause, who would be silent for as long
+            return faults.unreachable(request, str(failure))
         if isinstance(failure, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
-            return faults.refused(request, code)
-        # obstore has one class for 400 and 503: boto3 knows when asking again is useless.
-        final = self._bucket.explain(request)
-        return final or faults.unreachable(request, f"the request to {self._account.endpoint} failed ({code})")
+            return self._refused(request, code, failure)
+        return self._explain(request, code)  # obstore has one class for 400 and 503
 
 
 def _get(client: Any, path: str) -> tuple[bytes, Any]:
@@ -247,8 +261,8 @@ def _interruptibly(function: Callable[[], _T]) -> _T:
 
 
 def _quiet(failure: Exception) -> Exception:
-    """`failure` without the server's answer, which can echo signed headers, a session token included."""
-    headline = str(failure).split("\n", 1)[0].split("<", 1)[0].strip()
+    """`failure` without the URL's query and the server's answer: they can hold signatures and session tokens."""
+    headline = _SECRETIVE.split(str(failure), maxsplit=1)[0].strip()
     return type(failure)(headline)
 
 
@@ -258,7 +272,7 @@ class _Home:
     def __init__(self) -> None:
         self._process: int | None = None
 
-    def require(self, url: str) -> None:
+    def require(self, url: str, instead: str) -> None:
         """Pass in that process.
 
         Raises:
@@ -269,8 +283,7 @@ class _Home:
         if self._process != os.getpid():
             raise errors.UnsupportedError(
                 f"Cannot use {url} here: this process was forked from one that had used obstore, whose "
-                f"threads do not survive a fork. Start workers with the 'spawn' method, or hand in "
-                f"filesystem=s3fs.S3FileSystem(...).",
+                f"threads do not survive a fork. Start workers with the 'spawn' method{instead}.",
                 path=url,
             )
 

@@ -6,9 +6,8 @@ exactly is listed, so that s3fs is chosen instead. Nothing is looked up in the c
 boto3 does that.
 """
 
-import difflib
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -19,11 +18,26 @@ import botocore.config
 import botocore.session
 import fsspec.config
 
+from ckpt_remote.store import spelling
+
 __all__ = ["S3Options", "parse_s3_options"]
 
 _ALIASES = {"username": "key", "password": "secret"}
-_MEANT = ("anon", "endpoint_url", "key", "profile", "region", "requester_pays", "secret", "token", "use_ssl")
+_MEANT = (
+    "anon",
+    "consistency",
+    "endpoint_url",
+    "key",
+    "profile",
+    "region",
+    "requester_pays",
+    "secret",
+    "token",
+    "use_ssl",
+)
+_CONSISTENCIES = ("none", "size", "checksum")
 _GROUPS = ("client_kwargs", "config_kwargs", "s3_additional_kwargs")
+_OURS = ("consistency", "region")  # which s3fs does not take
 _S3FS_ONLY = ("loop", "session")
 # They rule file objects, multipart uploads, listing caches and object versions. None of these is used here.
 _WITHOUT_EFFECT = (
@@ -70,6 +84,7 @@ class S3Options:
     Attributes:
         config: `config_kwargs` for botocore.
         extra: `s3_additional_kwargs`: parameters of requests.
+        consistency: How uploads are verified: "none", "size" or "checksum"; None for the default.
         verify: Certificate checking as boto3 takes it; None for the default.
         attempts: The user's own number of attempts, if given.
         s3fs_only: The options that obstore cannot honour exactly.
@@ -85,12 +100,18 @@ class S3Options:
     region: str | None = None
     use_ssl: bool = True
     requester_pays: bool = False
+    consistency: str | None = None
     verify: bool | str | None = None
     config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     attempts: int | None = None
     s3fs_only: tuple[str, ...] = ()
     filesystem: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+
+    @property
+    def renewable(self) -> bool:
+        """Whether boto3 finds the credentials, so that it can find newer ones."""
+        return not (self.anon or self.key)
 
 
 def parse_s3_options(storage_options: Mapping[str, Any]) -> S3Options:
@@ -101,7 +122,9 @@ def parse_s3_options(storage_options: Mapping[str, Any]) -> S3Options:
     """
     given = fsspec.config.apply_config(SimpleNamespace(protocol=("s3", "s3a")), dict(storage_options))
     given = {_ALIASES.get(name, name): value for name, value in given.items()}
-    _require_known("storage_options", given, {*_MEANT, *_GROUPS, *_S3FS_ONLY, *_WITHOUT_EFFECT, *_ALIASES})
+    spelling.require_known(
+        "storage_options", given, {*_MEANT, *_GROUPS, *_S3FS_ONLY, *_WITHOUT_EFFECT, *_ALIASES}, "s3"
+    )
     if given.get("asynchronous"):
         raise ValueError(
             "storage_options['asynchronous'] must be false: checkpoints are written from ordinary threads."
@@ -122,6 +145,8 @@ def parse_s3_options(storage_options: Mapping[str, Any]) -> S3Options:
     endpoint = meant.get("endpoint_url")
     if endpoint is not None and not str(endpoint).startswith(("http://", "https://")):
         raise ValueError(f"endpoint_url must begin with http:// or https://, which {endpoint!r} does not.")
+    if meant.get("consistency") not in (None, *_CONSISTENCIES):
+        raise ValueError(f"consistency is one of {', '.join(_CONSISTENCIES)}, not {meant['consistency']!r}.")
     meant["requester_pays"] = bool(meant.get("requester_pays")) or extra.get("RequestPayer") == "requester"
     return S3Options(
         **meant,
@@ -134,22 +159,14 @@ def parse_s3_options(storage_options: Mapping[str, Any]) -> S3Options:
     )
 
 
-def _require_known(group: str, names: Collection[str], known: Collection[str]) -> None:
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{group} has no option {name!r} for s3://.{hint} There are: {', '.join(sorted(known))}.")
-
-
 def _check_groups(client: Mapping[str, Any], config: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
     signature = inspect.signature(boto3.session.Session.client)
-    _require_known("client_kwargs", client, set(signature.parameters) - {"self", "service_name"})
-    _require_known("config_kwargs", config, set(botocore.config.Config.OPTION_DEFAULTS))
+    spelling.require_known("client_kwargs", client, set(signature.parameters) - {"self", "service_name"}, "s3")
+    spelling.require_known("config_kwargs", config, set(botocore.config.Config.OPTION_DEFAULTS), "s3")
     if extra:
         model = botocore.session.Session().get_service_model("s3")
         members = {name for operation in _OPERATIONS for name in model.operation_model(operation).input_shape.members}
-        _require_known("s3_additional_kwargs", extra, members)
+        spelling.require_known("s3_additional_kwargs", extra, members, "s3")
 
 
 def _attempts(retries: Mapping[str, Any] | None) -> int | None:
@@ -186,8 +203,8 @@ def _filesystem_arguments(
     given: Mapping[str, Any], meant: Mapping[str, Any], client: Mapping[str, Any], config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """One place for each option, and no retries below ours, which would hide a conflict with oneself."""
-    arguments = {name: value for name, value in given.items() if name not in ("region", "skip_instance_cache")}
-    arguments |= {name: meant[name] for name in _MEANT if name in meant and name != "region"}
+    arguments = {name: value for name, value in given.items() if name not in (*_OURS, "skip_instance_cache")}
+    arguments |= {name: meant[name] for name in _MEANT if name in meant and name not in _OURS}
     kept = {name: value for name, value in client.items() if name not in _CLIENT_NAMES}
     arguments["client_kwargs"] = kept | ({"region_name": meant["region"]} if "region" in meant else {})
     checksums = {"request_checksum_calculation": "when_required"}  # the bundle has its own, and this one costs half

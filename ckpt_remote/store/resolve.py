@@ -5,6 +5,7 @@ imported when a URL first needs them: boto3 and aiohttp take longer to import th
 Opening sends nothing.
 """
 
+import functools
 import importlib
 import inspect
 import logging
@@ -19,14 +20,15 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from ckpt_remote import errors
-from ckpt_remote.store import interface, local, memory, retry, urls
+from ckpt_remote.store import interface, local, memory, renew, retry, urls
 
 __all__ = ["open_store"]
 
 _logger = logging.getLogger(__name__)
 _S3 = ("s3", "s3a")
 _LOCAL = ("file", "local")
-_NOT_YET = ("gs", "gcs")
+_GCS = ("gs", "gcs")
+_AZURE = ("abfs", "abfss", "az", "azure")
 _CHAIN = re.compile(r"^[^/]*::|::[a-z0-9+.-]+://")
 
 
@@ -34,7 +36,7 @@ def open_store(
     url: str | os.PathLike[str],
     storage_options: Mapping[str, Any] | None = None,
     filesystem: fsspec.AbstractFileSystem | None = None,
-) -> interface.Store:
+) -> retry.Retrying:
     """The directory `url` as a store. Sends nothing: a wrong bucket or key shows at the first request.
 
     Requests that may be repeated are retried on transient failures; conditional puts are sent once.
@@ -62,6 +64,10 @@ def open_store(
         policy = retry.Policy(attempts=1) if _repeats_itself(filesystem) else retry.Policy()
     elif urls.scheme_of(text) in _S3:
         store, policy = _of_s3(text, storage_options or {})
+    elif urls.scheme_of(text) in _GCS:
+        store, policy = _of_gcs(text, storage_options or {}), retry.Policy()
+    elif urls.scheme_of(text) in _AZURE:
+        store, policy = _of_azure(text, storage_options or {}), retry.Policy()
     else:
         store, policy = _of_scheme(text, storage_options or {}), retry.Policy()
     _logger.info("%s is served by %s", store.url, store.engine)
@@ -92,9 +98,20 @@ def _of_s3(url: str, storage_options: Mapping[str, Any]) -> tuple[interface.Stor
     policy = retry.Policy(attempts=parsed.attempts) if parsed.attempts else retry.Policy()
     reason = _why_not_obstore(location, parsed)
     if not reason:
-        return _engine("obstore").ObstoreStore(location, parsed, "obstore (default for s3://)"), policy
+        make = functools.partial(_engine("obstore_s3").ObstoreS3Store, location, parsed, "obstore (default for s3://)")
+        return renew.Renewing(make(), make) if parsed.renewable else make(), policy
     filesystem = fsspec.get_filesystem_class("s3")(**parsed.filesystem, skip_instance_cache=True)
-    return _engine("s3fs").S3fsStore(filesystem, location, f"fsspec S3FileSystem ({reason})"), policy
+    return _s3fs_store(filesystem, location, f"fsspec S3FileSystem ({reason})", parsed.consistency), policy
+
+
+def _s3fs_store(
+    filesystem: fsspec.AbstractFileSystem, location: urls.BucketUrl, engine: str, consistency: str | None = None
+) -> interface.Store:
+    make = functools.partial(_engine("s3fs").S3fsStore, filesystem, location, engine, consistency)
+    if _engine("s3fs").is_renewable(filesystem):
+        return renew.Renewing(make(), functools.partial(make, renewed=True))
+    store: interface.Store = make()
+    return store
 
 
 def _why_not_obstore(location: urls.BucketUrl, parsed: Any) -> str:
@@ -109,13 +126,34 @@ def _why_not_obstore(location: urls.BucketUrl, parsed: Any) -> str:
     return ""
 
 
+def _of_gcs(url: str, storage_options: Mapping[str, Any]) -> interface.Store:
+    location = urls.parse_bucket_url(url, "gs")
+    parsed = _engine("gcs_options").parse_gcs_options(storage_options)
+    google = _engine("google")
+    reason = google.why_not_obstore(parsed)
+
+    def make(*, renewed: bool = False) -> Any:
+        connect = functools.partial(google.connect, parsed, renewed=renewed)
+        if reason:
+            return _engine("gcsfs").GcsfsStore(location, connect, f"fsspec GCSFileSystem ({reason})")
+        return _engine("obstore_gcs").ObstoreGcsStore(
+            location, connect, "obstore (default for gs://)", parsed.patience, parsed.consistency
+        )
+
+    return renew.Renewing(make(), functools.partial(make, renewed=True))
+
+
+def _of_azure(url: str, storage_options: Mapping[str, Any]) -> interface.Store:
+    location = urls.parse_container_url(url)
+    options = _engine("azure_options").parse_azure_options(storage_options, location)
+    store: interface.Store = _engine("obstore_azure").ObstoreAzureStore(
+        location, options, "obstore (the only one for abfs://)"
+    )
+    return store
+
+
 def _of_scheme(url: str, storage_options: Mapping[str, Any]) -> interface.Store:
     scheme = urls.scheme_of(url) or "file"
-    if scheme in _NOT_YET:
-        raise errors.UnsupportedError(
-            f"Cannot open {_shown(url)}: Google Cloud Storage is not supported yet. Save to S3 or to a local path.",
-            path=_shown(url),
-        )
     if _CHAIN.search(url):
         raise errors.UnsupportedError(
             f"{url!r} chains filesystems: make the filesystem yourself and hand it in.", path=url
@@ -154,14 +192,27 @@ def _served(url: str, filesystem: fsspec.AbstractFileSystem, reason: str) -> int
     root = filesystem._strip_protocol(url)  # noqa: SLF001 - fsspec's spelling of "the path in this filesystem"
     s3fs = sys.modules.get("s3fs")
     if s3fs is not None and isinstance(filesystem, s3fs.S3FileSystem):
-        store: interface.Store = _engine("s3fs").S3fsStore(filesystem, urls.parse_bucket_url(url, "s3"), engine)
-        return store
+        return _s3fs_store(filesystem, urls.parse_bucket_url(url, "s3"), engine)
+    gcsfs = sys.modules.get("gcsfs.core")
+    if gcsfs is not None and isinstance(filesystem, gcsfs.GCSFileSystem):
+        return _gcsfs_store(filesystem, urls.parse_bucket_url(url, "gs"), engine)
     if type(filesystem) is LocalFileSystem:
         return local.LocalStore(root, f"{urls.scheme_of(url)}://{root}" if urls.scheme_of(url) else root, engine)
     if type(filesystem) is MemoryFileSystem:
         return memory.MemoryStore(filesystem, root, f"memory://{root.lstrip('/')}", engine)
     other: interface.Store = _engine("fsspec").FsspecStore(filesystem, root, _shown(url).rstrip("/"), engine)
     return other
+
+
+def _gcsfs_store(filesystem: fsspec.AbstractFileSystem, location: urls.BucketUrl, engine: str) -> interface.Store:
+    if filesystem.asynchronous:
+        raise ValueError("The filesystem is asynchronous: hand in one made with asynchronous=False.")
+    account = _engine("google").adopt(filesystem)
+
+    def make(*, renewed: bool = False) -> Any:
+        return _engine("gcsfs").GcsfsStore(location, lambda _: account.renew() if renewed else account, engine)
+
+    return renew.Renewing(make(), functools.partial(make, renewed=True))
 
 
 def _engine(name: str) -> Any:

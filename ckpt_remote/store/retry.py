@@ -1,10 +1,10 @@
 """Ask again when a store stumbles: a store that repeats what is safe to repeat.
 
 Promises: only transient `StoreError`s are retried, and only of requests whose repetition changes nothing
-(reads, listings, deletes, overwrites); at most `Policy.attempts` times, with full-jitter backoff, none
-started after the deadline. Conditional puts pass through exactly once, because a lost response would come
-back as a conflict with oneself: their callers read back instead. Engines below retry nothing themselves, so
-attempts do not multiply.
+(reads, listings, deletes, overwrites); at most `Policy.attempts` times, with full-jitter backoff, none started
+after the deadline, and none before the store is ready where it says when (`Retry-After`). Conditional puts pass
+through exactly once, because a lost response would come back as a conflict with oneself: their callers read
+back instead. Engines below retry nothing themselves, so attempts do not multiply.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ckpt_remote import errors
+from ckpt_remote import errors, progress
 from ckpt_remote.buffers import Buffer
 from ckpt_remote.store import interface
 
-__all__ = ["Policy", "Retry", "Retrying"]
+__all__ = ["Policy", "Retry", "Retrying", "Trial"]
 
 _logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -63,30 +63,52 @@ class Retry:
     sleep: Callable[[float], None] = time.sleep
     uniform: Callable[[float, float], float] = random.uniform
 
-    @property
-    def attempts(self) -> int:
-        """Requests in all, the first included."""
-        return self.policy.attempts
-
-    def pause(self, failures: int) -> None:
-        """Waits as long as is due after so many failures."""
-        self.sleep(self.uniform(0.0, self.policy.longest_pause(failures)))
+    def start(self) -> "Trial":
+        """An operation whose requests share one budget of failures and one deadline."""
+        return Trial(self, self.clock())
 
     def call(self, request: Callable[[], _T]) -> _T:
         """Performs a request until it passes, fails for good, or the policy is exhausted."""
-        start = self.clock()
-        failures = 0
+        return self.start().call(request)
+
+
+@dataclass(slots=True)
+class Trial:
+    """One operation under way, be it one request or several.
+
+    Args:
+        retry: The policy, time and chance.
+        started: When, by the policy's clock.
+        failures: How many of its requests have failed.
+    """
+
+    retry: Retry
+    started: float
+    failures: int = 0
+
+    def call(self, request: Callable[[], _T]) -> _T:
+        """Performs a request that may be repeated, until it passes, fails for good, or the budget is spent."""
         while True:
             try:
                 return request()
             except errors.StoreError as error:
-                failures += 1
-                pause = self.uniform(0.0, self.policy.longest_pause(failures))
-                late = self.clock() + pause - start > self.policy.deadline
-                if not _may_pass(error) or failures >= self.attempts or late:
+                if not error.transient:
                     raise
-                _logger.info("Attempt %d of %d failed, the next in %.2f s: %s", failures, self.attempts, pause, error)
-            self.sleep(pause)
+                self.failures += 1
+                failure = error
+            self.wait(failure)
+
+    def wait(self, failure: errors.CheckpointError) -> None:
+        """Waits as long as is due before the next request; raises `failure` if there is to be none."""
+        policy = self.retry.policy
+        asked = failure.retry_after if isinstance(failure, errors.StoreError) else None
+        pause = max(self.retry.uniform(0.0, policy.longest_pause(max(1, self.failures))), asked or 0.0)
+        late = self.retry.clock() + pause - self.started > policy.deadline
+        if self.failures >= policy.attempts or late:
+            raise failure
+        _logger.info("%d of %d requests failed, the next in %.2f s: %s", self.failures, policy.attempts, pause, failure)
+        progress.emit(progress.Repeated(error=str(failure), failures=self.failures, pause=pause))
+        self.retry.sleep(pause)
 
 
 class Retrying(interface.Store):
@@ -103,8 +125,14 @@ class Retrying(interface.Store):
     ) -> None:
         self.url = inner.url
         self.engine = inner.engine
+        self.policy = policy or Policy()
         self._inner = inner
-        self._repeat = Retry(policy or Policy(), clock, sleep, uniform).call
+        self._repeat = Retry(self.policy, clock, sleep, uniform).call
+
+    @property
+    def single(self) -> interface.Store:
+        """The inner store."""
+        return self._inner.single
 
     def read(self, key: str) -> interface.Object:
         """As the inner store's, repeated."""

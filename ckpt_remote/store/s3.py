@@ -1,45 +1,41 @@
-"""Requests of the S3 API that both engines share, and what its errors mean.
+"""Requests of the S3 API that both engines share.
 
 Promises: exact keys (prefixes are compared as text, keys are never rewritten), every page of a listing, every
-failure of a bulk delete; errors decided by status and by S3's error code. The requests go out through a
-function of the engine: boto3 beside obstore, s3fs's own client in the other. Nothing is retried here.
+failure of a bulk delete. The requests go out through a function of the engine: boto3 beside obstore, s3fs's
+own client in the other. Nothing is retried here; what failures mean is told by `s3_faults`.
 """
 
-import asyncio
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from botocore import exceptions as boto
-
 from ckpt_remote import errors
 from ckpt_remote.store import faults, interface
+from ckpt_remote.store.s3_faults import CREDENTIALS, EXPIRED, FAILURES, answer_of, from_code, translate
 
-__all__ = ["FAILURES", "Bucket", "answer_of", "translate", "unquoted"]
+__all__ = ["Bucket", "Learnt", "version_of"]
 
-FAILURES: tuple[type[Exception], ...] = (boto.BotoCoreError, boto.ClientError, OSError, asyncio.TimeoutError)
-"""What a request may raise, s3fs's translations and broken connections included."""
-
-_CREDENTIALS = frozenset(
-    {
-        "ExpiredToken",
-        "InvalidAccessKeyId",
-        "InvalidToken",
-        "RequestTimeTooSkewed",
-        "SignatureDoesNotMatch",
-        "TokenRefreshRequired",
-    }
-)
-_NO_CREDENTIALS = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError)
-_PASSING = (boto.ConnectionError, boto.HTTPClientError, OSError, asyncio.TimeoutError)
 _GONE = frozenset({"NoSuchKey", "NoSuchVersion"})
 _FORBIDDEN, _NOT_FOUND = HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND
+_WORDED = frozenset({HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, _FORBIDDEN})
 _BULK = 1000
 # How services answer a condition on a delete that they do not know.
 _NO_CONDITION = frozenset({400, 501})
 # Some S3-compatible services have no bulk delete: they answer as to an unknown method or a malformed request.
 _NO_BULK = frozenset({400, 404, 405, 411, 501})
+
+
+@dataclass(slots=True)
+class Learnt:
+    """What a service's answers have told about it.
+
+    Attributes:
+        unquoted: It takes ETags in conditions only without their quotes, as Ceph's gateway does up to 16.
+    """
+
+    unquoted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +48,7 @@ class Bucket:
         url: The directory's URL.
         call: Sends one request: boto3's operation name and parameters, boto3's response.
         credentials: Where the credentials come from, for messages.
+        learnt: What the service's answers have told about it.
     """
 
     name: str
@@ -59,6 +56,7 @@ class Bucket:
     url: str
     call: Callable[..., Mapping[str, Any]]
     credentials: str
+    learnt: Learnt = field(default_factory=Learnt)
 
     def url_of(self, key: str) -> str:
         """The object's URL."""
@@ -95,33 +93,64 @@ class Bucket:
 
     def remove(self, key: str, version: interface.Version) -> None:
         """As `Store.remove`."""
+        # The services that want ETags without quotes ignore them on a delete.
+        if self.learnt.unquoted and not self._is_still(key, version):
+            return
         try:
             self.send("delete", key, "delete_object", Key=self.root + key, IfMatch=version.token)
         except errors.NotFoundError:
             return
         except errors.StoreError as error:
-            if answer_of(error)[0] not in _NO_CONDITION:
+            if answer_of(error)[0] not in _NO_CONDITION or _is_cause(error):
                 raise
             refusal: errors.CheckpointError = error
         except errors.ConflictError as error:
             refusal = error
         else:
             return
-        if (current := self.version(key)) is None:
+        if not self._is_still(key, version):
             return
-        if current != version:
-            raise faults.conflict(self.request("delete", key)) from refusal
         if isinstance(refusal, errors.ConflictError):  # refused what it has: it takes ETags without quotes only
-            self.send("delete", key, "delete_object", Key=self.root + key, IfMatch=unquoted(version))
+            self.send("delete", key, "delete_object", Key=self.root + key, IfMatch=_unquoted(version.token))
         else:
             self.send("delete", key, "delete_object", Key=self.root + key)
+
+    def replace(
+        self, key: str, version: interface.Version, put: Callable[[str], interface.Version]
+    ) -> interface.Version:
+        """A put over exactly `version`; `put` is given the ETag as the service takes it in a condition.
+
+        Raises:
+            ConflictError: The object is not that version.
+        """
+        if not self.learnt.unquoted:
+            try:
+                return put(version.token)
+            except errors.ConflictError:
+                if self.version(key) != version:
+                    raise
+        replaced = put(_unquoted(version.token))
+        self.learnt.unquoted = True
+        return replaced
+
+    def _is_still(self, key: str, version: interface.Version) -> bool:
+        """Whether the object is this version; False if there is none.
+
+        Raises:
+            ConflictError: It is another version.
+        """
+        current = self.version(key)
+        if current not in (None, version):
+            raise faults.conflict(self.request("delete", key))
+        return current is not None
 
     def version(self, key: str) -> interface.Version | None:
         """The object's current version; None where there is none."""
         try:
-            return interface.Version(self.send("look up", key, "head_object", Key=self.root + key)["ETag"])
+            found = self.send("look up", key, "head_object", Key=self.root + key)
         except errors.NotFoundError:
             return None
+        return version_of(found.get("ETag"), self.request("look up", key))
 
     def require(self) -> None:
         """As `Store.require_container`."""
@@ -129,34 +158,80 @@ class Bucket:
             self.call("head_bucket", Bucket=self.name)
         except FAILURES as error:
             status, _ = answer_of(error)
-            if status == _FORBIDDEN:  # permission to list is withheld; the bucket may exist
-                return
             if status == _NOT_FOUND:
                 raise faults.not_found(self.request("open"), f"there is no bucket {self.name!r}") from error
-            raise translate(error, self.request("open")) from error
+            meaning = self._meaning(error, self.request("open"))
+            # Permission to list may be withheld; the bucket may exist.
+            if status != _FORBIDDEN or isinstance(meaning, faults.ExpiredError):
+                raise meaning from error
 
     def explain(self, request: faults.Request) -> errors.CheckpointError | None:
-        """Why a request failed, if asking again is useless; None if it may pass, or if this cannot tell."""
+        """What a failed request means, by the answer to another; None if it may pass, or if this cannot tell."""
         try:
             self.call("head_bucket", Bucket=self.name)
         except FAILURES as error:
-            meaning = translate(error, request)
-            if answer_of(error)[0] == _FORBIDDEN or getattr(meaning, "transient", False):
-                return None
-        else:
-            return None
-        try:  # a HEAD has no body, so no word for what is wrong
+            meaning = self._meaning(error, request)
+            forbidden = answer_of(error)[0] == _FORBIDDEN and not isinstance(meaning, faults.ExpiredError)
+            hushed = isinstance(meaning, errors.StoreError) and meaning.transient and meaning.retry_after is None
+            return None if forbidden or hushed else meaning
+        return None
+
+    def expired(self) -> bool:
+        """Whether the store says, when asked, that the credentials have ended."""
+        try:
             self.call("list_objects_v2", Bucket=self.name, Prefix=self.root, MaxKeys=1)
         except FAILURES as error:
-            return translate(error, request)
-        return meaning
+            return answer_of(error)[1] in EXPIRED
+        return False
+
+    def verify(self, key: str, version: interface.Version, size: int, *, created: bool, **checksum: str) -> None:
+        """Pass if the store reports what was sent, or if `key` is another version by now, which is another's to check.
+
+        Args:
+            key: What was put.
+            version: The version that the put brought.
+            size: How many bytes were sent.
+            created: Whether the put created the object. Then it is of no use if it is damaged, and is removed: left there,
+                it would pass for what was to be created.
+            checksum: What else was sent, by S3's names; compared if the store reports it.
+
+        Raises:
+            StoreError: The store reports something else, or nothing. Transient.
+        """
+        request = self.request("write", key)
+        mode = {"ChecksumMode": "ENABLED"} if checksum else {}  # needs one more permission where KMS encrypts
+        try:
+            found = self.send("look up", key, "head_object", Key=self.root + key, **mode)
+        except errors.CheckpointError as error:  # not as it is: it would speak of a write that was refused
+            raise faults.unreachable(request, f"it was accepted, but cannot be verified ({error})") from error
+        if _unquoted(found.get("ETag", version.token)) != _unquoted(version.token):
+            return
+        for name, sent in {"ContentLength": size, **checksum}.items():
+            if (reported := found.get(name, sent)) != sent:
+                if created:
+                    with contextlib.suppress(errors.CheckpointError):
+                        self.remove(key, version)
+                raise faults.unreachable(request, f"{name} {sent} was sent and accepted, and {reported} is reported")
 
     def send(self, verb: str, key: str, operation: str, **parameters: Any) -> Mapping[str, Any]:
         """One request about `key`, with its failure translated."""
         try:
             return self.call(operation, Bucket=self.name, **parameters)
         except FAILURES as error:
-            raise translate(error, self.request(verb, key)) from error
+            raise self._meaning(error, self.request(verb, key)) from error
+
+    def _meaning(self, error: Exception, request: faults.Request) -> errors.CheckpointError:
+        """As `translate`. A HEAD is refused without a word for the cause: another request is sent to hear it."""
+        status, code = answer_of(error)
+        if status in _WORDED and not code:
+            try:
+                self.call("list_objects_v2", Bucket=self.name, Prefix=self.root, MaxKeys=1)
+            except FAILURES as told:
+                cause = answer_of(told)[1]
+                # Who may not read may not list either, for reasons of its own.
+                if cause and (status != _FORBIDDEN or cause in CREDENTIALS):
+                    return translate(told, request)
+        return translate(error, request)
 
     def _delete_page(self, keys: Sequence[str]) -> dict[str, errors.CheckpointError]:
         named = {self.root + key: key for key in keys}
@@ -168,16 +243,23 @@ class Bucket:
             )
         except FAILURES as error:
             status, code = answer_of(error)
-            if status in _NO_BULK and code != "NoSuchBucket":
+            if (
+                status in _NO_BULK
+                and code != "NoSuchBucket"
+                and not _is_cause(translate(error, self.request("delete")))
+            ):
                 return self._delete_singly(keys)
             return {key: translate(error, self.request("delete", key)) for key in keys}
         return {
-            named[failure["Key"]]: _deletion_failure(
-                failure.get("Code", ""), self.request("delete", named[failure["Key"]])
-            )
+            named[failure["Key"]]: self._deletion_failure(named[failure["Key"]], failure.get("Code", ""))
             for failure in response.get("Errors", ())
             if failure.get("Code") not in _GONE
         }
+
+    def _deletion_failure(self, key: str, code: str) -> errors.CheckpointError:
+        """One key's failure inside a bulk delete that succeeded: there is a code, but no status."""
+        status = _FORBIDDEN if code == "AccessDenied" else HTTPStatus.BAD_REQUEST
+        return from_code(self.request("delete", key), status, code)
 
     def _delete_singly(self, keys: Sequence[str]) -> dict[str, errors.CheckpointError]:
         outcomes = {key: self._delete(key) for key in keys}
@@ -193,54 +275,28 @@ class Bucket:
         return None
 
 
-def unquoted(version: interface.Version) -> str:
-    """The ETag as some services want it in conditions: Ceph's gateway up to 16 refuses its own ETags in quotes."""
-    return version.token.strip('"')
+def version_of(etag: str | None, request: faults.Request) -> interface.Version:
+    """The version that an answer names.
 
-
-def translate(error: Exception, request: faults.Request) -> errors.CheckpointError:
-    """What `error` means to the caller. Raise it `from` the error."""
-    status, code = answer_of(error)
-    if code == "NoSuchBucket":
-        return faults.not_found(request, "the bucket does not exist")
-    if code in _CREDENTIALS:
-        return faults.refused(request, f"HTTP {status} {code}")
-    if status:
-        return faults.from_status(request, status, code)
-    if isinstance(error, _NO_CREDENTIALS):
-        return errors.StoreError(
-            f"Cannot {request.verb} {request.url}: {error}. Give key and secret in storage_options, set "
-            f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run `aws configure`.",
-            path=request.url,
+    Raises:
+        StoreError: It names none. Transient: what is said may be an error with the status of a success.
+    """
+    if not etag:
+        raise faults.unreachable(
+            request,
+            "the answer names no ETag, so either it hides an error, or the service has no versions, without which "
+            "no write is safe",
         )
-    # A failed handshake is no passing trouble.
-    if isinstance(error, _PASSING) and not isinstance(error, boto.SSLError):
-        return faults.unreachable(request, f"the store could not be reached ({type(error).__name__})")
-    return errors.StoreError(
-        f"Cannot {request.verb} {request.url}: the AWS client gave up ({type(error).__name__}: {error}). "
-        f"Check the storage_options and the AWS configuration.",
-        path=request.url,
-    )
+    return interface.Version(etag)
 
 
-def answer_of(error: BaseException | None) -> tuple[int, str]:
-    """The HTTP status and S3's code behind `error`; 0 where the server did not answer."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, Mapping):
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            code = str(response.get("Error", {}).get("Code", ""))
-            return int(status), "" if code.isdigit() else code
-        error = error.__cause__
-    return 0, ""
+def _unquoted(etag: str) -> str:
+    return etag.strip('"')
 
 
-_DELETION_STATUS = {"AccessDenied": 403, "InternalError": 500, "ServiceUnavailable": 503, "SlowDown": 503}
-
-
-def _deletion_failure(code: str, request: faults.Request) -> errors.CheckpointError:
-    """One key's failure inside a bulk delete that succeeded: there is a code, but no status."""
-    return faults.from_status(request, _DELETION_STATUS.get(code, 400), code)
+def _is_cause(refusal: errors.CheckpointError) -> bool:
+    """Whether a status 400 is no word on the kind of request: it came too late, or with credentials that ended."""
+    return isinstance(refusal, faults.ExpiredError) or getattr(refusal, "transient", False)
 
 
 def _is_key(name: str) -> bool:

@@ -1,39 +1,62 @@
 """The compatible engine for S3: s3fs, for what obstore cannot do and for filesystems that users bring.
 
 Promises: conditions reach the server (`pipe_file` drops `IfMatch` on big objects, so it is never used), a put
-is one `PutObject`, a delete's refusals are seen, no cache answers. Of a filesystem that a user brought,
-botocore's own retries stay as the user set them, so a conflict may be the echo of one's own write: callers
-read back, as they do anyway.
+is one `PutObject`, a delete's refusals are seen, no cache answers. A filesystem that a user brought is left as
+it is: botocore's own retries stay as the user set them, so a conflict may be the echo of one's own write:
+callers read back, as they do anyway.
 """
 
+import base64
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import s3fs
+from botocore import exceptions as boto
 from fsspec import asyn
 
 from ckpt_remote import errors
 from ckpt_remote.buffers import Buffer, join
-from ckpt_remote.store import faults, interface, s3, urls
+from ckpt_remote.bundle import crc32c
+from ckpt_remote.store import faults, interface, s3, s3_faults, urls
 
-__all__ = ["S3fsStore"]
+__all__ = ["S3fsStore", "is_renewable"]
 
-_FAILURES: tuple[type[Exception], ...] = (*s3.FAILURES, aiohttp.ClientError)
+_T = TypeVar("_T")
 
 
 class S3fsStore(interface.Store):
-    """A directory of a bucket behind an `S3FileSystem`."""
+    """A directory of a bucket behind an `S3FileSystem`.
 
-    def __init__(self, filesystem: "s3fs.S3FileSystem", location: urls.BucketUrl, engine: str) -> None:
+    Args:
+        filesystem: The filesystem.
+        location: The directory.
+        engine: As `Store.engine`.
+        consistency: What is compared after each put: "size", "checksum" (and the size), or nothing.
+        renewed: Whether credentials are fetched anew, instead of sharing those that the filesystem holds.
+    """
+
+    def __init__(
+        self,
+        filesystem: "s3fs.S3FileSystem",
+        location: urls.BucketUrl,
+        engine: str,
+        consistency: str | None = None,
+        *,
+        renewed: bool = False,
+    ) -> None:
         if filesystem.asynchronous:
             raise ValueError("The filesystem is asynchronous: hand in one made with asynchronous=False.")
         self.url = str(location)
         self.engine = engine
         self._location = location
         self._given = filesystem
+        self._consistency = consistency
+        self._renewed = renewed
+        self._lock = threading.Lock()
 
     def read(self, key: str) -> interface.Object:
         """As `Store.read`."""
@@ -44,9 +67,9 @@ class S3fsStore(interface.Store):
         """As `Store.read_range`."""
         interface.check_range(start, length)
         try:
-            data = self._get(key, Range=f"bytes={start}-{start + length - 1}")[1] if length else b""
+            data = self._range(key, start, length) if length else b""
         except errors.StoreError as error:
-            if s3.answer_of(error)[0] != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            if s3_faults.answer_of(error)[0] != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise
             raise faults.corrupt(self._bucket.request("read", key), start, length, self.size(key)) from error
         end = start + len(data) if length else self.size(key)
@@ -66,12 +89,7 @@ class S3fsStore(interface.Store):
             return self._put(key, body)
         if mode == "create":
             return self._put(key, body, IfNoneMatch="*")
-        try:
-            return self._put(key, body, IfMatch=mode.token)
-        except errors.ConflictError:
-            if self._bucket.version(key) != mode:
-                raise
-            return self._put(key, body, IfMatch=s3.unquoted(mode))
+        return self._bucket.replace(key, mode, lambda etag: self._put(key, body, IfMatch=etag))
 
     def list(self, prefix: str = "") -> Iterator[interface.ObjectInfo]:
         """As `Store.list`."""
@@ -90,13 +108,21 @@ class S3fsStore(interface.Store):
         """As `Store.require_container`."""
         self._bucket.require()
 
-    @functools.cached_property
+    @property
     def _filesystem(self) -> Any:
-        """The filesystem as it is, but for its own retries: a twin that shares its connections."""
-        self._given.connect()
+        """The filesystem as it is, but for its own retries: a twin that shares its connections, or has its own."""
+        with self._lock:  # 32 threads that begin together search for credentials once
+            return self._twin
+
+    @functools.cached_property
+    def _twin(self) -> Any:
+        if not self._renewed:
+            self._given.connect()
         twin = object.__new__(type(self._given))
         twin.__dict__.update(self._given.__dict__)
         twin.retries = 1
+        if self._renewed:
+            twin.connect(refresh=True)
         return twin
 
     @functools.cached_property
@@ -105,38 +131,76 @@ class S3fsStore(interface.Store):
         return s3.Bucket(self._location.bucket, self._location.root, self.url, self._call, source)
 
     def _call(self, operation: str, **parameters: Any) -> Mapping[str, Any]:
-        response: Mapping[str, Any] = self._filesystem.call_s3(operation, **parameters)
-        return response
+        return self._awaited(lambda filesystem: _request(filesystem, operation, parameters))
+
+    def _awaited(self, request: Callable[[Any], Awaitable[_T]]) -> _T:
+        filesystem = self._filesystem
+
+        async def send() -> _T:
+            try:
+                return await request(filesystem)
+            except aiohttp.ClientError as error:  # the answer broke off: aiobotocore lets it through as it is
+                raise boto.HTTPClientError(error=error) from error
+
+        answer: _T = asyn.sync(filesystem.loop, send)
+        return answer
 
     def _put(self, key: str, body: Buffer, **condition: str) -> interface.Version:
         path = self._path(key)
+        checksum = self._checksum(body)
         try:
-            response = self._bucket.send("write", key, "put_object", Key=path, Body=body, **condition)
+            response = self._bucket.send("write", key, "put_object", Key=path, Body=body, **condition, **checksum)
         except errors.NotFoundError as error:
             self._bucket.require()
             # S3 answers 404 where the object to be replaced is gone.
             raise faults.conflict(self._bucket.request("write", key)) from error
-        return interface.Version(response["ETag"])
+        version = s3.version_of(response.get("ETag"), self._bucket.request("write", key))
+        if self._consistency in ("size", "checksum"):
+            self._bucket.verify(key, version, len(body), created="IfNoneMatch" in condition, **checksum)
+        return version
+
+    def _checksum(self, body: Buffer) -> dict[str, str]:
+        """What S3 compares with the body before it accepts it, and keeps."""
+        given = any(name.startswith("Checksum") for name in self._given.s3_additional_kwargs)
+        if self._consistency != "checksum" or given:
+            return {}
+        return {"ChecksumCRC32C": base64.b64encode(crc32c(body).to_bytes(4, "big")).decode()}
 
     def _get(self, key: str, **parameters: str) -> tuple[Mapping[str, Any], bytes]:
         request = {"Bucket": self._location.bucket, "Key": self._path(key), **parameters}
         try:
-            found: tuple[Mapping[str, Any], bytes] = asyn.sync(self._filesystem.loop, _fetch, self._filesystem, request)
-        except _FAILURES as error:
-            raise _translate(error, self._bucket.request("read", key)) from error
-        return found
+            response, data = self._awaited(lambda filesystem: _fetch(filesystem, request))
+        except s3_faults.FAILURES as error:
+            raise s3_faults.translate(error, self._bucket.request("read", key)) from error
+        s3.version_of(response.get("ETag"), self._bucket.request("read", key))
+        return response, data
+
+    def _range(self, key: str, start: int, length: int) -> bytes:
+        response, data = self._get(key, Range=f"bytes={start}-{start + length - 1}")
+        return data if "ContentRange" in response else data[start : start + length]  # some services answer with all
 
     def _path(self, key: str) -> str:
         return self._location.root + interface.check_key(key)
+
+
+def is_renewable(filesystem: "s3fs.S3FileSystem") -> bool:
+    """Whether the filesystem found its credentials by itself, so that it can find newer ones.
+
+    A key that was handed to it stays what it is, and a session stays its maker's.
+    """
+    given = filesystem.key or filesystem.client_kwargs.get("aws_access_key_id")
+    session = filesystem.storage_options.get("session") is not None or not getattr(
+        filesystem, "_session_is_owned", True
+    )
+    return not (filesystem.anon or given or session)
+
+
+async def _request(filesystem: Any, operation: str, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    response: Mapping[str, Any] = await filesystem._call_s3(operation, **parameters)  # noqa: SLF001 - as below
+    return response
 
 
 async def _fetch(filesystem: Any, request: Mapping[str, str]) -> tuple[Mapping[str, Any], bytes]:
     response = await filesystem._call_s3("get_object", **request)  # noqa: SLF001 - fsspec's spelling of "call_s3, awaitable"
     async with response["Body"] as body:
         return response, await body.read()
-
-
-def _translate(error: Exception, request: faults.Request) -> errors.CheckpointError:
-    if isinstance(error, aiohttp.ClientError):
-        return faults.unreachable(request, f"the answer broke off ({type(error).__name__})")
-    return s3.translate(error, request)

@@ -8,9 +8,10 @@ import os
 import re
 from dataclasses import dataclass
 
-__all__ = ["BucketUrl", "parse_bucket_url", "scheme_of", "split_url"]
+__all__ = ["BucketUrl", "parse_bucket_url", "parse_container_url", "scheme_of", "split_url"]
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+_AZURE_HOST = re.compile(r"[a-z0-9]+\.(?:dfs|blob)\.core\.windows\.net")
 # Access points are named by ARNs, whose last separator may be a slash.
 _ARN = re.compile(r"arn:[^/]*:(?:accesspoint|outpost)(?:[:/][^/]+)(?:[:/]accesspoint[:/][^/]+)?")
 
@@ -77,6 +78,36 @@ def parse_bucket_url(url: str, scheme: str) -> BucketUrl:
         raise ValueError(f"A {scheme}:// URL holds no credentials: hand them in as storage_options.")
     if not bucket:
         raise ValueError(f"{url!r} names no bucket, as '{scheme}://bucket/run' does.")
+    return BucketUrl(scheme, bucket, _plain(prefix, url))
+
+
+def parse_container_url(url: str) -> BucketUrl:
+    """A directory in a container of Azure, as adlfs spells it, taken apart.
+
+    `abfs://container/prefix`, `abfs://container@account.dfs.core.windows.net/prefix`, or
+    `abfs://account.dfs.core.windows.net/container/prefix`. The account, where there is one, stays with the bucket.
+
+    Raises:
+        ValueError: No container, credentials in the URL, or a prefix with an empty, `.` or `..` segment.
+    """
+    match = _SCHEME.match(url)
+    path = url[match.end() :] if match else url
+    authority, _, prefix = path.partition("/")
+    if _AZURE_HOST.fullmatch(authority):
+        container, _, prefix = prefix.partition("/")
+        authority = f"{container}@{authority}"
+    container, at, host = authority.partition("@")
+    if at and not _AZURE_HOST.fullmatch(host):
+        raise ValueError(
+            "After the @ of an abfs:// URL stands an account, as in abfs://container@account.dfs.core.windows.net/run. "
+            "It holds no credentials: hand them in as storage_options."
+        )
+    if not container:
+        raise ValueError(f"{url!r} names no container, as 'abfs://container/run' does.")
+    return BucketUrl("abfs", authority, _plain(prefix.strip("/"), url))
+
+
+def _plain(prefix: str, url: str) -> str:
     if prefix and any(segment in ("", ".", "..") for segment in prefix.split("/")):
         raise ValueError(f"{url!r} has an empty, '.' or '..' segment, which object stores do not resolve.")
-    return BucketUrl(scheme, bucket, prefix)
+    return prefix

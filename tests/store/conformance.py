@@ -16,7 +16,7 @@ import pytest
 from ckpt_remote import errors
 from ckpt_remote.store import Object, ObjectInfo, PutMode, Store, Version
 
-__all__ = ["Directory", "Outside", "StoreConformance", "increments"]
+__all__ = ["ODD_KEYS", "Directory", "Outside", "StoreConformance", "increments"]
 
 
 class Outside(abc.ABC):

@@ -42,7 +42,9 @@ def test_it_writes_reads_lists_and_deletes(store: Store, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("mode", ["create", Version("1")])
 def test_a_conditional_put_is_refused_before_anything_is_written(store: Store, tmp_path: Path, mode: PutMode) -> None:
-    with pytest.raises(errors.UnsupportedError, match=r"DirFileSystem has no conditional write.*Save to S3"):
+    with pytest.raises(
+        errors.UnsupportedError, match=r"DirFileSystem has no conditional requests.*Save to an object store"
+    ):
         store.put("key", [b"1"], mode)
     assert [] == list(tmp_path.rglob("*"))
 

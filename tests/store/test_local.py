@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
@@ -184,3 +185,48 @@ def test_urls_stay_as_the_user_spells_them(tmp_path: Path, monkeypatch: pytest.M
     assert open_store(f"file://{tmp_path}/run/").url == f"file://{tmp_path}/run"
     assert open_store("~/run").url == f"{tmp_path}/run"
     assert open_store("/").url_of("a") == "/a"
+
+
+DIE = """
+import os, signal, sys
+from ckpt_remote.store import open_store
+os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
+open_store(sys.argv[1]).put("key", [b"half"], "create")
+"""
+
+
+def test_what_a_killed_put_left_goes_with_the_next_put_and_what_is_under_way_stays(folder: Path) -> None:
+    folder.mkdir()
+    killed = start(DIE, folder)
+    killed.communicate()
+    assert -9 == killed.returncode
+    assert 1 == len(list(folder.iterdir()))
+    under_way, descriptor = local._open_unfinished(folder)
+    with open_store(folder) as store:
+        store.put("other", [b""], "create")
+    os.close(descriptor)
+
+    assert {under_way.name, "other"} == {path.name for path in folder.iterdir()}
+
+
+def test_folders_that_deletes_have_emptied_go_and_the_directory_stays(folder: Path, store: Store) -> None:
+    version = store.put("a/b/c", [b""], "create")
+    store.put("a/d", [b""], "create")
+    store.remove("a/b/c", version)
+    assert {"a"} == {path.name for path in folder.iterdir()}
+    assert {"d"} == {path.name for path in (folder / "a").iterdir()}
+    store.delete(["a/d"])
+
+    assert [] == list(folder.iterdir())
+
+
+def test_a_folder_that_goes_while_it_is_written_to_is_made_again(folder: Path) -> None:
+    def churn(number: int) -> None:
+        with open_store(folder) as store:
+            for round_ in range(40):
+                version = store.put(f"sub/{number}-{round_}", [b""], "create")
+                store.remove(f"sub/{number}-{round_}", version)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(churn, range(4)))
+    assert [] == list(folder.iterdir())

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from ckpt_remote import errors
+from ckpt_remote import errors, progress
 from ckpt_remote.buffers import Buffer
-from ckpt_remote.store import Object, ObjectInfo, Policy, PutMode, Retrying, Store, Version
+from ckpt_remote.store import Object, ObjectInfo, Policy, PutMode, Retry, Retrying, Store, Version
 
 BUSY = errors.StoreError("busy", transient=True)
 REFUSED = errors.StoreError("refused", transient=False)
@@ -54,6 +54,9 @@ class Scripted(Store):
         self.deleted.append([*keys])
         failure = self.failures.pop(0) if self.failures else None
         return {keys[-1]: failure} if failure else {}
+
+    def remove(self, key: str, version: Version) -> None:
+        self._next()
 
     def require_container(self) -> None:
         self._next()
@@ -128,6 +131,19 @@ def test_conditional_puts_are_sent_exactly_once(mode: PutMode) -> None:
     assert [] == time.pauses
 
 
+def test_a_conditional_removal_is_sent_exactly_once() -> None:
+    inner, time = Scripted(BUSY), Time()
+    with pytest.raises(errors.StoreError, match="busy"):
+        time.retrying(inner).remove("k", Version("1"))
+    assert inner.calls == 1
+    assert [] == time.pauses
+
+
+def test_whoever_repeats_by_itself_gets_the_store_that_does_not() -> None:
+    inner = Scripted(BUSY)
+    assert inner is Time().retrying(Time().retrying(inner)).single
+
+
 def test_pauses_are_drawn_below_a_bound_that_doubles_up_to_a_limit() -> None:
     policy = Policy(attempts=6, first_delay=1.0, longest_delay=3.0)
     for luck, pauses in ((0.0, [0, 0, 0, 0, 0]), (0.5, [0.5, 1, 1.5, 1.5, 1.5]), (1.0, [1, 2, 3, 3, 3])):
@@ -142,6 +158,44 @@ def test_nothing_is_started_after_the_deadline() -> None:
     with pytest.raises(errors.StoreError):
         time.retrying(inner, Policy(attempts=20, first_delay=4.0, longest_delay=4.0, deadline=9.0)).read("k")
     assert [4.0, 4.0] == time.pauses
+
+
+def asks_for(seconds: float) -> errors.StoreError:
+    return errors.StoreError("busy, come back later", transient=True, retry_after=seconds)
+
+
+def test_a_store_that_says_when_to_come_back_is_left_alone_until_then() -> None:
+    inner, time = Scripted(asks_for(7.0), asks_for(0.1)), Time()
+    time.retrying(inner).read("k")
+    assert [7.0, 0.4] == time.pauses
+
+
+def test_a_store_that_asks_for_more_than_the_deadline_leaves_is_not_waited_for() -> None:
+    inner, time = Scripted(asks_for(20.0), asks_for(20.0)), Time()
+    with pytest.raises(errors.StoreError, match="come back later"):
+        time.retrying(inner).read("k")
+    assert [20.0] == time.pauses, "the deadline of 30 s has 10 s left for the second"
+
+
+def test_the_requests_of_one_operation_share_their_budget_and_their_deadline() -> None:
+    inner, time = Scripted(*[BUSY] * 20), Time()
+    trial = Retry(Policy(), clock=lambda: time.now, sleep=time.sleep).start()
+    inner.failures[4:4] = [errors.NotFoundError("gone")]
+    with pytest.raises(errors.NotFoundError):
+        trial.call(lambda: inner.read("a"))
+    with pytest.raises(errors.StoreError):
+        trial.call(lambda: inner.read("b"))
+    assert inner.calls == 7, "six that failed for the moment, and one that was answered"
+
+
+def test_each_repetition_is_an_event() -> None:
+    events: list[progress.Event] = []
+    with progress.listen(events.append):
+        Time().retrying(Scripted(BUSY, asks_for(3.0))).read("k")
+    assert events == [
+        progress.Repeated(error="busy", failures=1, pause=0.2),
+        progress.Repeated(error="busy, come back later", failures=2, pause=3.0),
+    ]
 
 
 def test_a_listing_that_breaks_off_is_told_once() -> None:

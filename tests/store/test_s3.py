@@ -1,15 +1,16 @@
 """What S3's answers mean, the same on both engines, where real servers do not give them on demand."""
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import fsspec
 import pytest
 from support.answering import Answer, Answering, Asked, answering, s3_error
-from support.servers import free_port
+from support.radosgw import unquoted_etags
+from support.servers import S3Server, free_port
 
 from ckpt_remote import errors
-from ckpt_remote.store import Policy, Retrying, Store, Version, open_store, retry
+from ckpt_remote.store import Object, Policy, Retrying, Store, Version, open_store, retry
 
 KEY, SECRET, TOKEN = "TESTACCESSKEY0001", "very-secret-0001", "very-secret-token-0001"
 
@@ -286,3 +287,45 @@ def test_the_inner_store_itself_never_repeats(opened: Opener) -> None:
         for method, use in (("GET", "read"), ("PUT", "overwrite")):
             failure(everything(inner)[use])
             assert server.count(method) == 1
+
+
+@pytest.fixture
+def gateway(engine: str, ministack: S3Server) -> Iterator[Store]:
+    """A directory on a service that takes ETags only without their quotes."""
+    with unquoted_etags(ministack) as server:
+        options, url = server.storage_options, f"s3://{ministack.new_bucket()}/run"
+        if engine == "obstore":
+            store = open_store(url, options)
+        else:
+            store = open_store(url, filesystem=fsspec.filesystem("s3", **options, skip_instance_cache=True))
+        with store:
+            yield store
+
+
+def test_a_service_that_wants_etags_without_quotes_is_served(gateway: Store) -> None:
+    old = gateway.put("key", [b"old"], "create")
+    new = gateway.put("key", [b"new"], old)
+    assert gateway.read("key") == Object(b"new", new)
+    newer = gateway.put("key", [b"newer"], new)
+    assert gateway.read("key") == Object(b"newer", newer)
+    gateway.remove("key", newer)
+    assert list(gateway.list()) == []
+
+
+def test_a_service_that_wants_etags_without_quotes_refuses_old_versions(gateway: Store) -> None:
+    old = gateway.put("key", [b"old"], "create")
+    gateway.put("other", [b"other"], "create")
+    new = gateway.put("key", [b"new"], old)
+    for mode in ("create", old):
+        assert isinstance(failure(lambda mode=mode: gateway.put("key", [b"zombie"], mode)), errors.ConflictError)
+    assert isinstance(failure(lambda: gateway.put("missing", [b"zombie"], old)), errors.ConflictError)
+    assert gateway.read("key") == Object(b"new", new)
+    assert {info.key for info in gateway.list()} == {"key", "other"}
+
+
+def test_a_service_that_ignores_conditions_on_deletion_keeps_what_others_wrote(gateway: Store) -> None:
+    old = gateway.put("key", [b"old"], "create")
+    new = gateway.put("key", [b"new"], old)
+    error = failure(lambda: gateway.remove("key", old))
+    assert isinstance(error, errors.ConflictError)
+    assert gateway.read("key") == Object(b"new", new)

@@ -1,16 +1,19 @@
 """An HTTP server that answers as the test says, for what real servers do too rarely.
 
 Promises: every request is recorded before it is answered; it binds 127.0.0.1 only and ends with the `with`
-block. It is no
-store: it remembers nothing but the requests.
+block. It is no store: it remembers nothing but the requests.
 """
 
 import contextlib
-import threading
+import os
+import socket
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
 from urllib.parse import unquote
+
+from support.loopback import Handler, serving
 
 __all__ = ["Answer", "Answering", "Asked", "answering", "s3_error"]
 
@@ -27,12 +30,21 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What to answer; `promised` is the length to announce where it differs from the body's."""
+    """What to answer.
+
+    Args:
+        status: The status.
+        body: The body; a HEAD gets none.
+        headers: The headers, but for the length.
+        promised: The length to announce where it differs from the body's; the connection is closed then.
+        after: What becomes of the connection, which the client is not told.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     promised: int | None = None
+    after: Literal["kept", "closed", "reset"] = "kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,25 +71,14 @@ def s3_error(status: int, code: str, extra: str = "") -> Answer:
 def answering(answer: Callable[[Asked], Answer]) -> Iterator[Answering]:
     """Serve `answer` until the block ends."""
     asked: list[Asked] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(answer, asked))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield Answering(f"http://127.0.0.1:{server.server_address[1]}", asked)
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(_handler(answer, asked)) as server:
+        yield Answering(server.endpoint, asked)
 
 
-def _handler(answer: Callable[[Asked], Answer], asked: list[Asked]) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
+def _handler(answer: Callable[[Asked], Answer], asked: list[Asked]) -> type[Handler]:
+    class Script(Handler):
         def _serve(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            request = Asked(self.command, unquote(self.path), dict(self.headers), body)
+            request = Asked(self.command, unquote(self.path), dict(self.headers), self.body())
             asked.append(request)
             reply = answer(request)
             self.send_response(reply.status)
@@ -87,12 +88,11 @@ def _handler(answer: Callable[[Asked], Answer], asked: list[Asked]) -> type[Base
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(reply.body)
-            if reply.promised is not None:
-                self.close_connection = True
+            if reply.after == "reset":
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                os.close(self.connection.detach())
+            self.close_connection = self.close_connection or reply.promised is not None or reply.after != "kept"
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _serve  # noqa: N815 - http.server's names
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's signature
-            """Nothing: tests look at `asked`."""
-
-    return Handler
+    return Script

@@ -1,4 +1,4 @@
-"""S3 servers for tests: ministack and moto, each a process on a free loopback port.
+"""Servers for tests, each a process on a free loopback port: S3's ministack and moto, and two that ignore conditions.
 
 Promises: a server that is handed out answers; it ends with the `with` block, and with the test process
 however that ends; nothing but 127.0.0.1 is bound. The servers live in a virtual environment of their own
@@ -9,11 +9,13 @@ when that environment is missing.
 import contextlib
 import functools
 import http.client
+import json
 import os
 import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,11 +25,13 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-__all__ = ["S3Server", "free_port", "ministack", "moto"]
+__all__ = ["GCSEmulator", "S3Server", "free_port", "gcp_storage_emulator", "ministack", "moto", "rclone"]
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _READY_SECONDS = 60.0
 _PORT_ATTEMPTS = 3
+_KEY = "TESTACCESSKEY0001"  # two letters are too few for rclone
+_SECRET = "testsecretkey0001testsecretkey0001"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,8 @@ class S3Server:
 
     name: str
     endpoint: str
-    key: str = "TESTACCESSKEY0001"
-    secret: str = "testsecretkey0001testsecretkey0001"
+    key: str = _KEY
+    secret: str = _SECRET
     region: str = "us-east-1"
 
     @property
@@ -58,6 +62,31 @@ class S3Server:
         """A fresh, empty bucket; the server's memory goes with the server, so nobody removes it."""
         bucket = f"test-{uuid.uuid4().hex}"
         self.client().create_bucket(Bucket=bucket)
+        return bucket
+
+
+@dataclass(frozen=True, slots=True)
+class GCSEmulator:
+    """A Google Cloud Storage emulator on this machine, and how to reach it."""
+
+    name: str
+    endpoint: str
+
+    @property
+    def storage_options(self) -> dict[str, Any]:
+        """gcsfs's options for this server."""
+        return {"token": "anon", "endpoint_url": self.endpoint}
+
+    def new_bucket(self) -> str:
+        """A fresh, empty bucket."""
+        bucket = f"test-{uuid.uuid4().hex}"
+        request = urllib.request.Request(  # noqa: S310 - loopback
+            f"{self.endpoint}/storage/v1/b?project=test",
+            json.dumps({"name": bucket}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=_READY_SECONDS) as response:  # noqa: S310 - loopback
+            response.read()
         return bucket
 
 
@@ -84,44 +113,64 @@ def free_port() -> int:
 @contextlib.contextmanager
 def ministack() -> Iterator[S3Server]:
     """The main S3 server: it honours every condition and checks checksums."""
-    with _serve("ministack", ["ministack"], {"BIND_HOST": "127.0.0.1", "SERVICES": "s3"}) as server:
-        yield server
+    variables = {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": "{port}", "SERVICES": "s3"}
+    with _serve("ministack", ["ministack"], variables) as endpoint:
+        yield S3Server("ministack", endpoint)
 
 
 @contextlib.contextmanager
 def moto() -> Iterator[S3Server]:
     """The second opinion: another reading of the same API, without checksums."""
-    with _serve("moto", ["moto.server", "-H", "127.0.0.1"], {}) as server:
-        yield server
+    with _serve("moto", ["moto.server", "-H", "127.0.0.1", "-p", "{port}"]) as endpoint:
+        yield S3Server("moto", endpoint)
 
 
 @contextlib.contextmanager
-def _serve(name: str, command: list[str], variables: Mapping[str, str]) -> Iterator[S3Server]:
-    """Run `command`, with its port in `GATEWAY_PORT` or `MOTO_PORT`, until the block ends."""
+def rclone() -> Iterator[S3Server]:
+    """A negative control: it accepts conditions on writes and ignores them."""
+    program = str(_python().with_name("rclone"))
+    command = [program, "serve", "s3", "--config", "{folder}/rclone.conf", "--cache-dir", "{folder}"]
+    command += ["--addr", "127.0.0.1:{port}", "--auth-key", f"{_KEY},{_SECRET}", ":memory:"]
+    with _serve("rclone", command) as endpoint:
+        yield S3Server("rclone", endpoint)
+
+
+@contextlib.contextmanager
+def gcp_storage_emulator() -> Iterator[GCSEmulator]:
+    """A negative control for Google's API: it accepts generations as conditions and ignores them."""
+    command = ["gcp_storage_emulator", "-d", "{folder}/data", "start", "-H", "127.0.0.1"]
+    command += ["--port", "{port}", "--in-memory", "-q"]
+    with _serve("gcp-storage-emulator", command) as endpoint:
+        yield GCSEmulator("gcp-storage-emulator", endpoint)
+
+
+@contextlib.contextmanager
+def _serve(name: str, command: list[str], variables: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Run a server until the block ends; `{port}` and `{folder}` in its command and variables are filled in."""
     with tempfile.TemporaryDirectory(prefix=f"ckpt_remote-{name}-") as folder:
-        log = Path(folder, "log.txt")
-        process, port = _start(name, command, variables, log)
+        process, port = _start(name, command, variables or {}, Path(folder))
         try:
-            yield S3Server(name, f"http://127.0.0.1:{port}")
+            yield f"http://127.0.0.1:{port}"
         finally:
             _end(process)
 
 
 def _start(
-    name: str, command: list[str], variables: Mapping[str, str], log: Path
+    name: str, command: list[str], variables: Mapping[str, str], folder: Path
 ) -> tuple["subprocess.Popen[bytes]", int]:
+    log = folder / "log.txt"
     for _ in range(_PORT_ATTEMPTS):  # another process may take the port between our look and the server's bind
         port = free_port()
-        environment = {**_plain_environment(), **variables, "TMPDIR": str(log.parent)}
-        environment |= {"GATEWAY_PORT": str(port), "MOTO_PORT": str(port)}
+        filled = [part.format(port=port, folder=folder) for part in command]
+        environment = {key: value.format(port=port, folder=folder) for key, value in variables.items()}
         with log.open("ab") as output:
             process = subprocess.Popen(
-                [_python(), str(Path(__file__).with_name("serve.py")), *command],
+                [_python(), str(Path(__file__).with_name("serve.py")), *filled],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environment,
-                cwd=log.parent,
+                env={**_plain_environment(), **environment, "TMPDIR": str(folder)},
+                cwd=folder,
             )
         if _answers(process, port):
             return process, port
@@ -131,7 +180,7 @@ def _start(
 
 def _plain_environment() -> dict[str, str]:
     """Ours, without what a user's shell may say to the clouds' clients or to Python."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "PYTHON", "COVERAGE"))}
+    return {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "PYTHON", "COVERAGE", "RCLONE_"))}
 
 
 def _python() -> Path:

@@ -1,0 +1,83 @@
+"""Many requests at a time, on threads that hold nobody up.
+
+Promises: results come in the order of the tasks; the first failure calls off what has not begun, waits for what has,
+and is raised; Ctrl-C ends the wait at once, and what is under way then ends by itself, without keeping the
+process from exiting. Tasks must not rely on each other: there may be one thread.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+__all__ = ["run_all"]
+
+T = TypeVar("T")
+
+
+def run_all(tasks: Sequence[Callable[[], T]], *, threads: int, name: str) -> list[T]:
+    """Performs all tasks and returns their results.
+
+    Args:
+        tasks: What to do.
+        threads: How many run at a time, at most.
+        name: What the threads are called, for people who look at them.
+
+    Raises:
+        BaseException: What the first task to fail raised.
+    """
+    if len(tasks) <= 1:
+        return [task() for task in tasks]
+    crew = _Crew(tasks)
+    count = min(threads, len(tasks))
+    try:
+        for number in range(count):
+            threading.Thread(target=crew.work, name=f"{name}-{number}", daemon=True).start()
+        return crew.finish(count)
+    except BaseException:  # Ctrl-C, which may come before the last thread has begun
+        crew.call_off()
+        raise
+
+
+class _Crew(Generic[T]):
+    """Threads at work on a list of tasks."""
+
+    def __init__(self, tasks: Sequence[Callable[[], T]]) -> None:
+        self._changed = threading.Condition()
+        self._todo: Iterator[tuple[int, Callable[[], T]]] = iter(enumerate(tasks))
+        self._results: dict[int, T] = {}
+        self._failures: list[BaseException] = []
+        self._left = 0
+
+    def work(self) -> None:
+        """What each thread does: one task after the other."""
+        while (task := self._next()) is not None:
+            try:
+                result = task[1]()
+            except BaseException as error:  # noqa: BLE001 - raised where the results are awaited
+                with self._changed:
+                    self._failures.append(error)
+                    self._todo = iter(())
+            else:
+                with self._changed:
+                    self._results[task[0]] = result
+        with self._changed:
+            self._left += 1
+            self._changed.notify_all()
+
+    def finish(self, threads: int) -> list[T]:
+        """Waits until all threads have left, and returns the results."""
+        with self._changed:
+            while self._left < threads:
+                self._changed.wait()
+        if self._failures:
+            raise self._failures[0]
+        return [self._results[number] for number in sorted(self._results)]
+
+    def call_off(self) -> None:
+        """Lets no further task begin."""
+        with self._changed:
+            self._todo = iter(())
+
+    def _next(self) -> tuple[int, Callable[[], T]] | None:
+        with self._changed:
+            return next(self._todo, None)

@@ -1,0 +1,220 @@
+"""What one writer knows of a directory, and what a writer that sleeps in the middle of a save can still do: nothing."""
+
+import random
+from functools import partial
+
+import pytest
+from support.schedules import Model
+
+from ckpt_remote.bundle import Entry, Header, Index, crc32c, decode_index, encode_index, index_name, mask, shard_name
+from ckpt_remote.directory import Directory, Retention
+from ckpt_remote.errors import ConflictError
+from ckpt_remote.flow import Delete, Get, Pause, Put
+from ckpt_remote.state import Retired, decode_state
+from ckpt_remote.store import Version
+from ckpt_remote.upload import create
+
+URL = "s3://bucket/run"
+KEEP_ALL = Retention(max_to_keep=None, keep_checkpoint_every_n_hours=None)
+
+
+class Sleeper:
+    """A flow that takes one step when it is told to."""
+
+    def __init__(self, flow, model):
+        self.flow, self.model, self.request, self.result, self.error = flow, model, None, None, None
+        self._go_on(partial(next, flow))
+
+    def step(self):
+        try:
+            answer = None if isinstance(self.request, Pause) else self.model.perform(self.request)
+        except ConflictError as error:
+            self._go_on(partial(self.flow.throw, error))
+        else:
+            self._go_on(partial(self.flow.send, answer))
+
+    def finish(self):
+        while self.request is not None:
+            self.step()
+        if self.error:
+            raise self.error
+        return self.result
+
+    def _go_on(self, advance):
+        try:
+            self.request = advance()
+        except StopIteration as stop:
+            self.request, self.result = None, stop.value
+        except ConflictError as error:
+            self.request, self.error = None, error
+
+
+def perform(flow, model):
+    return Sleeper(flow, model).finish()
+
+
+def make_directory(model):
+    known = Directory(URL, chance=random.Random(0))
+    perform(known.load(), model)
+    return known
+
+
+def save(known, path, value, retention=KEEP_ALL):
+    """A whole save, as the manager composes it."""
+    yield from known.claim("ckpt")
+    target = yield from known.begin(path)
+    count = next(target.counts(1))
+    yield from create(shard_name(path, 0, count), [value], target.attempt)
+    write_id = target.attempt.write_id(index_name(path))
+    entries = {b"t": Entry(4, (len(value),), size=len(value), crc32c=mask(crc32c(value)))}
+    index = encode_index(Index(Header(num_shards=count, write_id=write_id), entries))
+    yield from known.publish(index, Retired(path=path, write_id=write_id, used=1, of=count), target, retention)
+    yield from known.delete_retired()
+
+
+def read(path, model):
+    index = decode_index(model.objects[index_name(path)].data)
+    (entry,) = index.entries.values()
+    return model.objects[shard_name(path, 0, index.header.num_shards)].data[: entry.size]
+
+
+def listed(model):
+    return [entry.path for entry in decode_state(model.objects["checkpoint"].data, path="", directories=()).entries]
+
+
+def requests_of_a_save_again():
+    model = Model(generations=False)
+    known = make_directory(model)
+    perform(save(known, "ckpt-1", b"old"), model)
+    sleeper, count = Sleeper(save(known, "ckpt-1", b"new"), model), 0
+    while sleeper.request is not None:
+        sleeper.step()
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("generations", [False, True], ids=["digests", "generations"])
+@pytest.mark.parametrize("awake", range(requests_of_a_save_again()))
+def test_a_zombie_that_checked_its_epoch_cannot_replace_what_the_new_owner_restored_from(awake, generations):
+    """It falls asleep before each of its requests in turn, while it saves a number again that the state lists."""
+    model = Model(generations=generations)
+    zombie = make_directory(model)
+    perform(save(zombie, "ckpt-1", b"old"), model)
+    sleeper = Sleeper(save(zombie, "ckpt-1", b"new"), model)
+    for _ in range(awake):
+        sleeper.step()
+
+    owner = make_directory(model)
+    perform(owner.claim("ckpt"), model)
+    restored, index = read("ckpt-1", model), model.objects["ckpt-1.index"]
+    if sleeper.request is not None:
+        try:
+            sleeper.finish()
+        except ConflictError:
+            pass
+        else:
+            assert restored == b"new", "only a save that had landed may pass"
+
+    assert restored in (b"old", b"new")
+    assert index == model.objects["ckpt-1.index"]
+    assert restored == read("ckpt-1", model)
+    perform(save(owner, "ckpt-2", b"next"), model)
+    assert ["ckpt-1", "ckpt-2"] == listed(model)
+    used = {"checkpoint", *(key for path in listed(model) for key in keys_of(path, model))}
+    assert used == model.objects.keys()
+
+
+def keys_of(path, model):
+    return index_name(path), shard_name(path, 0, decode_index(model.objects[index_name(path)].data).header.num_shards)
+
+
+def test_a_fresh_number_has_the_true_count_and_one_that_was_used_a_drawn_one():
+    model = Model(generations=False)
+    known = make_directory(model)
+    keep_one = Retention(max_to_keep=1, keep_checkpoint_every_n_hours=None)
+    perform(save(known, "ckpt-5", b"x", keep_one), model)
+    assert "ckpt-5.data-00000-of-00001" in model.objects
+    perform(save(known, "ckpt-6", b"x", keep_one), model)
+    assert "ckpt-6.data-00000-of-00001" in model.objects
+    perform(save(known, "ckpt-5", b"x", keep_one), model)
+
+    assert not any(key.startswith("ckpt-5.data") and key.endswith("-of-00001") for key in model.objects)
+    following = make_directory(model)
+    perform(save(following, "ckpt-6", b"x", keep_one), model)
+    assert "ckpt-6.data-00000-of-00001" not in model.objects, "the next owner knows the highest number, too"
+
+
+def test_the_steady_state_costs_two_small_requests_and_two_to_delete():
+    model, asked = Model(generations=False), []
+    known = make_directory(model)
+    keep_one = Retention(max_to_keep=1, keep_checkpoint_every_n_hours=None)
+    perform(save(known, "ckpt-1", b"x", keep_one), model)
+    perform(save(known, "ckpt-2", b"x", keep_one), model)
+    sleeper = Sleeper(save(known, "ckpt-3", b"x", keep_one), model)
+    while sleeper.request is not None:
+        asked.append((type(sleeper.request).__name__, getattr(sleeper.request, "key", "")))
+        sleeper.step()
+
+    assert [
+        ("Put", "ckpt-3.data-00000-of-00001"),
+        ("Put", "ckpt-3.index"),
+        ("Put", "checkpoint"),
+        ("Remove", "ckpt-2.index"),
+        ("Delete", ""),
+    ] == asked
+
+
+def test_a_forked_child_claims_for_itself(monkeypatch):
+    model = Model(generations=False)
+    known = make_directory(model)
+    perform(known.claim("ckpt"), model)
+    before = model.objects["checkpoint"]
+    perform(known.claim("ckpt"), model)
+    assert before == model.objects["checkpoint"]
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    perform(known.claim("ckpt"), model)
+
+    assert before != model.objects["checkpoint"]
+
+
+def test_a_stock_managers_state_starts_a_new_term_and_explains_nothing_of_the_old_one():
+    model = Model(generations=False)
+    known = make_directory(model)
+    perform(save(known, "ckpt-1", b"x"), model)
+    perform(create("ckpt-9.data-00000-of-00001", [b"lost"], known._attempt()), model)
+    stock = b'model_checkpoint_path: "ckpt-1"\nall_model_checkpoint_paths: "ckpt-1"\n'
+    model.objects.pop("checkpoint")
+    model.perform(Put("checkpoint", (stock,), "create"))
+    following = make_directory(model)
+    perform(save(following, "ckpt-2", b"x"), model)
+
+    assert "ckpt-9.data-00000-of-00001" in model.objects
+    assert () == perform(following.collect(dry_run=True), model)
+
+
+def test_collecting_needs_the_directory_and_a_rival_wins_it():
+    model = Model(generations=False)
+    known, rival = make_directory(model), make_directory(model)
+    perform(save(known, "ckpt-1", b"x"), model)
+    perform(create("ckpt-9.data-00000-of-00001", [b"lost"], known._attempt()), model)
+    with pytest.raises(ConflictError):
+        perform(rival.claim("ckpt"), model)
+    model.objects["checkpoint"] = model.objects["checkpoint"].__class__(b"another's", Version("another"))
+    with pytest.raises(ConflictError):
+        perform(known.collect(dry_run=False), model)
+
+    assert "ckpt-9.data-00000-of-00001" in model.objects
+
+
+def test_only_a_recorded_delete_is_repeated():
+    """The flows name the others: their names may be used again as soon as they have landed."""
+    model = Model(generations=False)
+    known = make_directory(model)
+    keep_one = Retention(max_to_keep=1, keep_checkpoint_every_n_hours=None)
+    perform(save(known, "ckpt-1", b"x", keep_one), model)
+    sleeper = Sleeper(save(known, "ckpt-2", b"x", keep_one), model)
+    while sleeper.request is not None:
+        if isinstance(sleeper.request, Delete) and not sleeper.request.once:
+            state = decode_state(model.perform(Get("checkpoint")).data, path="", directories=())
+            assert set(sleeper.request.keys) <= {key for retired in state.record.retired for key in retired.data}
+        sleeper.step()

@@ -1,0 +1,255 @@
+"""The protocol holds in every schedule that chance finds, and each of its rules is needed.
+
+`make test` runs a few thousand schedules and looks for each mutant; `make soak` a hundred thousand.
+"""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Callable
+
+import pytest
+from support import schedules
+from support.schedules import explore
+
+from ckpt_remote import commit, directory, garbage
+from ckpt_remote.errors import ConflictError, StoreError, UnknownOutcomeError
+from ckpt_remote.flow import Delete, Get, Put
+from ckpt_remote.state import encode_state
+
+SCHEDULES = int(os.environ.get("CKPT_REMOTE_SCHEDULES", "2500"))
+MUTANT_SCHEDULES = 4000
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    """Thousands of failures on purpose would be thousands of warnings."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_no_schedule_breaks_a_promise(capsys):
+    outcome = explore(range(SCHEDULES))
+    with capsys.disabled():
+        print(f"\n{outcome}")
+
+    assert [] == outcome.violations
+    for event in (
+        "before",
+        "after",
+        "late",
+        "crash",
+        "sleep",
+        "fenced",
+        "unknown",
+        "collision",
+        "refused late",
+        "read",
+    ):
+        assert outcome.events[event], f"no schedule had {event}"
+
+
+# The mutants: each takes one rule away.
+
+
+def the_state_is_overwritten(monkeypatch):
+    def publish_state(state, version, *, url):
+        current = yield Get(commit.STATE)
+        return (yield from real(state, current and current.version, url=url))
+
+    real = commit.publish_state
+    monkeypatch.setattr(commit, "publish_state", publish_state)
+    monkeypatch.setattr(directory, "publish_state", publish_state)
+
+
+def a_conflict_is_believed(monkeypatch):
+    def publish_state(state, version, *, url):
+        while True:
+            try:
+                return commit.Published((yield Put(commit.STATE, (encode_state(state),), version or "create")))
+            except StoreError:
+                continue
+
+    monkeypatch.setattr(commit, "publish_state", publish_state)
+    monkeypatch.setattr(directory, "publish_state", publish_state)
+
+
+def the_unknown_is_taken_for_a_failure(monkeypatch):
+    def publish_state(state, version, *, url):
+        try:
+            return (yield from real(state, version, url=url))
+        except UnknownOutcomeError as error:
+            raise StoreError("it failed, surely") from error
+
+    real = commit.publish_state
+    monkeypatch.setattr(commit, "publish_state", publish_state)
+
+
+def the_index_is_replaced_without_a_look_at_the_state(monkeypatch):
+    def no_guard(*_):
+        return
+        yield
+
+    monkeypatch.setattr(commit, "_require_guard", no_guard)
+
+
+def the_intention_to_replace_is_not_recorded(monkeypatch):
+    def nothing(self, path):
+        return
+        yield
+
+    monkeypatch.setattr(directory.Directory, "_intend", nothing)
+
+
+def a_half_done_replacement_is_not_ended(monkeypatch):
+    def nothing(self):
+        self._record = dataclasses.replace(self._record, replaced=None)
+        return
+        yield
+
+    monkeypatch.setattr(directory.Directory, "_end_replacement", nothing)
+
+
+def the_state_is_written_before_the_index(monkeypatch):
+    def early(objects, index, state, version, *, attempt, url):
+        published = yield from commit.publish_state(state, version, url=url)
+        if published.version is not None:
+            yield from commit.publish(objects.index, index, guard=published.version, url=url)
+        return published
+
+    monkeypatch.setattr(directory, "commit", early)
+
+
+def indexes_are_deleted_by_name(monkeypatch):
+    monkeypatch.setattr(commit, "Remove", lambda key, version: Delete((key,), once=True))
+
+
+def names_are_used_again(monkeypatch):
+    monkeypatch.setattr(directory.Target, "counts", lambda self, shards: iter(range(shards, shards + 8)))
+
+
+def what_is_retired_is_deleted_before_the_state_says_so(monkeypatch):
+    def eager(self, objects, retention):
+        state = yield from real(self, objects, retention)
+        for retired in state.record.retired:
+            yield Delete((retired.index,))
+        return state
+
+    real = directory.Directory._next
+    monkeypatch.setattr(directory.Directory, "_next", eager)
+
+
+def garbage_is_deleted_without_a_record(monkeypatch):
+    def hasty(self):
+        yield from real(self)
+        for retired in self._noted:
+            yield Delete((retired.index, *retired.data))
+        self._noted = ()
+
+    real = directory.Directory._note_garbage
+    monkeypatch.setattr(directory.Directory, "_note_garbage", hasty)
+
+
+def the_living_are_collected(monkeypatch):
+    monkeypatch.setattr(garbage._Search, "_is_dead", lambda self, attempt: attempt is not None)
+    garbage_is_deleted_without_a_record(monkeypatch)
+
+
+def what_has_no_seal_is_collected(monkeypatch):
+    def everything(self, infos):
+        return {info.key for info in infos}
+        yield
+
+    monkeypatch.setattr(garbage._Search, "ours", everything)
+
+
+def what_is_listed_is_collected(monkeypatch):
+    def unlisted(prefixes, *, term, epoch, listed, url):
+        return (yield from real(prefixes, term=term, epoch=epoch, listed=(), url=url))
+
+    real = directory.find_garbage
+    monkeypatch.setattr(directory, "find_garbage", unlisted)
+
+
+def an_index_is_put_back_byte_for_byte(monkeypatch):
+    monkeypatch.setattr(commit, "_under_new_write_id", lambda index, key, attempt: index.data)
+
+
+def a_failed_save_takes_back_what_another_owns(monkeypatch):
+    def eager(objects, index, state, version, *, attempt, url):
+        put = yield from commit.publish(objects.index, index, guard=version, url=url)
+        try:
+            published = yield from commit.publish_state(state, version, url=url)
+        except (ConflictError, StoreError, UnknownOutcomeError):
+            yield Delete((objects.index, *objects.data), once=True)
+            raise
+        return dataclasses.replace(published, index=put.after.version)
+
+    monkeypatch.setattr(directory, "commit", eager)
+
+
+def a_claim_changes_nothing(monkeypatch):
+    def idle(self, name):
+        if self._version is None:
+            yield from real(self, name)
+        self._require_ownership()
+
+    real = directory.Directory.claim
+    monkeypatch.setattr(directory.Directory, "claim", idle)
+
+
+def the_highest_number_is_forgotten(monkeypatch):
+    def forgetful(self, **changes):
+        return dataclasses.replace(real(self, **changes), highest=0)
+
+    real = directory.Directory._following
+    monkeypatch.setattr(directory.Directory, "_following", forgetful)
+
+
+def an_object_of_another_is_taken_for_ours(monkeypatch):
+    def trusting(key, buffers, attempt):
+        try:
+            yield from real(key, buffers, attempt)
+        except ConflictError:
+            return
+
+    real = schedules.create
+    monkeypatch.setattr(schedules, "create", trusting)
+
+
+MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
+    the_state_is_overwritten,
+    a_conflict_is_believed,
+    the_unknown_is_taken_for_a_failure,
+    the_index_is_replaced_without_a_look_at_the_state,
+    the_intention_to_replace_is_not_recorded,
+    a_half_done_replacement_is_not_ended,
+    the_state_is_written_before_the_index,
+    indexes_are_deleted_by_name,
+    names_are_used_again,
+    what_is_retired_is_deleted_before_the_state_says_so,
+    garbage_is_deleted_without_a_record,
+    the_living_are_collected,
+    what_has_no_seal_is_collected,
+    what_is_listed_is_collected,
+    an_index_is_put_back_byte_for_byte,
+    a_failed_save_takes_back_what_another_owns,
+    a_claim_changes_nothing,
+    the_highest_number_is_forgotten,
+    an_object_of_another_is_taken_for_ours,
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_without_any_one_of_its_rules_the_protocol_breaks(mutant, monkeypatch, capsys):
+    mutant(monkeypatch)
+    outcome = explore(range(MUTANT_SCHEDULES), stop_at_first=True)
+    with capsys.disabled():
+        found = outcome.violations[0][1] if outcome.violations else "ALIVE"
+        print(f"\n{mutant.__name__}: {outcome.schedules} schedules, then: {found[:150]}")
+
+    assert outcome.violations
