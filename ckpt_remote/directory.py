@@ -84,6 +84,7 @@ class Target:
         attempt: Whose seal its objects get.
         guard: The version of the state that this writer owns.
         fresh: Whether no checkpoint ever had this number, so that no delete of its names can be under way.
+        taken: Counts whose names are to be deleted by intentions that are known.
         chance: Draws the counts where they must be new.
     """
 
@@ -91,6 +92,7 @@ class Target:
     attempt: Attempt
     guard: Version
     fresh: bool
+    taken: frozenset[int]
     chance: random.Random
 
     def counts(self, shards: int) -> Iterator[int]:
@@ -98,7 +100,9 @@ class Target:
         if self.fresh:
             yield shards
         for _ in range(_TRIES):
-            yield self.chance.randint(min(max(shards, _FIRST_SPARE_COUNT), MAX_SHARDS), MAX_SHARDS)
+            count = self.chance.randint(min(max(shards, _FIRST_SPARE_COUNT), MAX_SHARDS), MAX_SHARDS)
+            if count not in self.taken:
+                yield count
 
 
 class Directory:
@@ -130,6 +134,8 @@ class Directory:
         self._own: dict[str, tuple[Retired, Version]] = {}  # our checkpoints and their indexes, to spare reading them
         self._suspects: set[str] = set()  # prefixes under which something may have been left
         self._noted: tuple[Retired, ...] = ()  # garbage that the next state says is to be deleted
+        self._inherited: int | None = None  # the serial number of the state that was claimed, until that was looked at
+        self._home = url.partition("://")[2] or url
         self._state = State(latest=None, last_preserved_timestamp=self._clock() - 1.0)
         self._record = _NO_RECORD
 
@@ -186,10 +192,11 @@ class Directory:
         self._require_ownership()
         known = self._record
         term = known.term or new_term()
-        yield from check_store(new_attempt(term, known.epoch), self._version, url=self._url)
+        yield from check_store(new_attempt(term, known.serial), self._version, url=self._url)
         yield from self._write_record(term=term, epoch=known.epoch + 1)
         yield from self._end_replacement()
         self._suspects.update((f"{name}-", CONTROL) if known.term else ())
+        self._inherited = known.serial if known.term else None
         self._claimed_by = os.getpid()
 
     def begin(self, path: str) -> Flow[Target]:
@@ -210,6 +217,7 @@ class Directory:
             attempt=self._attempt(),
             guard=self._guard,
             fresh=_number(path) > self._record.highest and all(path != garbage.path for garbage in self._noted),
+            taken=frozenset(gone.of for gone in self._intended() if gone.path == path),
             chance=self._chance,
         )
 
@@ -293,6 +301,11 @@ class Directory:
             raise ValueError("the directory has not been claimed")
         return self._version
 
+    def _intended(self) -> tuple[Retired, ...]:
+        """What is to be deleted: as noted, and as the state says, by which the next owner deletes it once more."""
+        written = self._state.record or _NO_RECORD
+        return (*self._noted, *self._record.retired, *written.retired)
+
     def _listed(self) -> set[str]:
         return {*self.preserved, *(entry.path for entry in self.entries), *([self.latest] if self.latest else ())}
 
@@ -351,13 +364,18 @@ class Directory:
     def _following(self, **changes: Any) -> Record:
         """The record of the next state."""
         record = dataclasses.replace(
-            self._record, write_id=uuid.uuid4().hex, lineage=self._record.followed_by(), **changes
+            self._record,
+            write_id=uuid.uuid4().hex,
+            home=self._home,
+            serial=self._record.serial + 1,
+            lineage=self._record.followed_by(),
+            **changes,
         )
         highest = max(record.highest, *(_number(gone.path) for gone in record.retired), 0)
         return dataclasses.replace(record, highest=highest)
 
     def _attempt(self) -> Attempt:
-        return new_attempt(self._record.term, self._record.epoch)
+        return new_attempt(self._record.term, self._record.serial)
 
     def _intend(self, path: str) -> Flow[None]:
         """Notes in the state that a listed checkpoint is to be replaced, before anything of it changes."""
@@ -391,8 +409,13 @@ class Directory:
     def _find(self, prefixes: Sequence[str]) -> Flow[Garbage]:
         """What is dead; before a claim, what will be after it."""
         term = self._record.term or new_term()
-        epoch = self._record.epoch + (self._claimed_by != os.getpid())
-        return (yield from find_garbage(prefixes, term=term, epoch=epoch, listed=self._listed(), url=self._url))
+        serial = self._record.serial if self._inherited is None else self._inherited
+        newest = self._record.serial + (self._claimed_by != os.getpid())
+        return (
+            yield from find_garbage(
+                prefixes, term=term, serial=serial, newest=newest, listed=self._listed(), url=self._url
+            )
+        )
 
     def _note_garbage(self) -> Flow[None]:
         """Looks where something may have been left, so that the next state says that it is to be deleted."""
@@ -401,6 +424,8 @@ class Directory:
         except CheckpointError as error:
             _log.warning("What dead attempts left in %s stays, as it cannot be listed: %s", self._url, error)
         else:
+            if garbage.is_from_later:
+                yield from self._start_over()
             known = (*self._record.retired, *self._noted)
             data = {key for retired in known for key in retired.data}
             # An index is known by its write id: under a name that is known, a late request may have put another.
@@ -408,6 +433,22 @@ class Directory:
             self._noted = (*self._noted, *new)
             yield from _delete_probes(garbage.probes)
         self._suspects.clear()
+        self._inherited = None
+
+    def _start_over(self) -> Flow[None]:
+        """Somebody has put an older state back, so what it does not list may be what others still want.
+
+        Unless what is there is of an owner that came after us.
+        """
+        current: Object | None = yield Get(STATE)
+        self._fenced = current is None or current.version != self._version
+        self._require_ownership()
+        _log.warning(
+            "The state of %s is older than some of what lies there, so nothing that it does not list is deleted. "
+            "Delete by hand what is not wanted.",
+            self._url,
+        )
+        self._record = dataclasses.replace(self._record, term=new_term())
 
     def _look_for_probes(self) -> Flow[None]:
         """Where nobody has claimed anything yet, a claim that was killed has left its probe, if anything.
@@ -436,6 +477,8 @@ class Directory:
             preserved_until = now
         managed = [Entry(entry.path, min(entry.timestamp, now)) for entry in state.entries]
         record = state.record or _NO_RECORD
+        if record.home != self._home:
+            record = dataclasses.replace(record, term="")
         left = (entry.path for entry in managed if entry.timestamp <= preserved_until)
         record = dataclasses.replace(record, preserved=tuple(dict.fromkeys((*record.preserved, *left))))
         state = dataclasses.replace(

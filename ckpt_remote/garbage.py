@@ -37,11 +37,14 @@ class Garbage:
         checkpoints: Checkpoints, or data without an index, as intentions to delete.
         probes: Keys of test objects.
         present: Every key that was listed.
+        is_from_later: Whether something builds on a later state than the one that is here: somebody has put an
+            older one back. Then nobody can tell what is dead, and nothing is reported.
     """
 
     checkpoints: tuple[Retired, ...] = ()
     probes: tuple[str, ...] = ()
     present: frozenset[str] = frozenset()
+    is_from_later: bool = False
 
 
 @dataclass(slots=True)
@@ -52,13 +55,16 @@ class _Group:
     indexed: bool = False
 
 
-def find_garbage(prefixes: Iterable[str], *, term: str, epoch: int, listed: Collection[str], url: str) -> Flow[Garbage]:
+def find_garbage(
+    prefixes: Iterable[str], *, term: str, serial: int, newest: int, listed: Collection[str], url: str
+) -> Flow[Garbage]:
     """Lists, reads seals and indexes, and reports what is dead.
 
     Args:
         prefixes: Where to look: what names begin with.
         term: The history of the directory.
-        epoch: The epoch of the owner that asks: it and those before have no attempt under way.
+        serial: The serial number of the newest state that attempts may have built upon that are over or fenced.
+        newest: The serial number of the state now: who has read an older one cannot claim the directory any more.
         listed: The prefixes of the checkpoints that the state lists or preserves.
         url: The directory, for messages.
 
@@ -69,7 +75,7 @@ def find_garbage(prefixes: Iterable[str], *, term: str, epoch: int, listed: Coll
     for prefix in prefixes:
         found: tuple[ObjectInfo, ...] = yield List(prefix)
         infos.update({info.key: info for info in found})
-    search = _Search(term, epoch, listed, url)
+    search = _Search(term, serial, newest, listed, url)
     probes = yield from search.over([info for key, info in infos.items() if key.startswith(PROBES)])
     checkpoints: list[Retired] = []
     for path, group in _grouped(infos.values()).items():
@@ -77,6 +83,8 @@ def find_garbage(prefixes: Iterable[str], *, term: str, epoch: int, listed: Coll
             checkpoints += yield from search.under(path, group)
         except CorruptError as error:
             _log.warning("What lies under %s/%s is left, as its index is damaged: %s", url, path, error)
+    if search.later:
+        return Garbage(present=frozenset(infos), is_from_later=True)
     return Garbage(checkpoints=tuple(checkpoints), probes=tuple(sorted(probes)), present=frozenset(infos))
 
 
@@ -92,12 +100,14 @@ def _grouped(infos: Iterable[ObjectInfo]) -> Mapping[str, _Group]:
     return groups
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Search:
     term: str
-    epoch: int
+    serial: int
+    newest: int
     listed: Collection[str]
     url: str
+    later: bool = False
 
     def under(self, path: str, group: _Group) -> Flow[list[Retired]]:
         """What is dead under one prefix."""
@@ -131,10 +141,13 @@ class _Search:
     def over(self, probes: list[ObjectInfo]) -> Flow[set[str]]:
         """The keys of the probes of those who cannot claim the directory any more: they have read an older state."""
         seals = yield from _seals(probes)
-        return {key for key, by in seals.items() if by and not (by.term == self.term and by.epoch >= self.epoch)}
+        return {key for key, by in seals.items() if by and not (by.term == self.term and by.serial >= self.newest)}
 
     def _is_dead(self, attempt: Attempt | None) -> bool:
-        return attempt is not None and attempt.term == self.term and attempt.epoch <= self.epoch
+        if attempt is None or attempt.term != self.term:
+            return False
+        self.later |= attempt.serial > self.serial
+        return attempt.serial <= self.serial
 
 
 def _seals(infos: list[ObjectInfo]) -> Flow[dict[str, Attempt | None]]:

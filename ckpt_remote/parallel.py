@@ -13,6 +13,9 @@ __all__ = ["run_all"]
 
 T = TypeVar("T")
 
+# Seconds: a signal that arrives just before an endless wait would not end it.
+_GLANCE = 0.5
+
 
 def run_all(tasks: Sequence[Callable[[], T]], *, threads: int, name: str) -> list[T]:
     """Performs all tasks and returns their results.
@@ -68,7 +71,7 @@ class _Crew(Generic[T]):
         """Waits until all threads have left, and returns the results."""
         with self._changed:
             while self._left < threads:
-                self._changed.wait()
+                self._changed.wait(_GLANCE)
         if self._failures:
             raise self._failures[0]
         return [self._results[number] for number in sorted(self._results)]

@@ -98,6 +98,8 @@ class Record:
         write_id: Names this very write, so that its author can recognise it after a lost response.
         term: Names the history of the directory, unbroken since a manager first claimed it.
         epoch: How often a manager has claimed the directory in this term.
+        home: Where the directory is; a copy of it elsewhere has a history of its own.
+        serial: How often the state has been written in this term.
         highest: The highest number that a checkpoint has had. At it or below, deletes by name may still be under way.
         lineage: The write ids before it, newest first.
         preserved: Checkpoints that left the list and are kept for good, oldest first.
@@ -108,6 +110,8 @@ class Record:
     write_id: str
     term: str
     epoch: int
+    home: str = ""
+    serial: int = 0
     highest: int = 0
     lineage: tuple[str, ...] = ()
     preserved: tuple[str, ...] = ()
@@ -188,6 +192,8 @@ def _encode_record(record: Record) -> str:
         "write_id": record.write_id,
         "term": record.term,
         "epoch": record.epoch,
+        "home": record.home,
+        "serial": record.serial,
         "highest": record.highest,
         "lineage": record.lineage,
         "preserved": record.preserved,
@@ -225,6 +231,8 @@ def _decode_record(text: str, path: str) -> tuple[Record | None, str]:
             write_id=_text(value["write_id"]),
             term=_term(value["term"]),
             epoch=_count(value["epoch"]),
+            home=_text(value["home"]),
+            serial=_count(value["serial"]),
             highest=_count(value["highest"]),
             lineage=tuple(_text(write_id) for write_id in value["lineage"]),
             preserved=tuple(_inside(p, ()) for p in value["preserved"]),

@@ -218,3 +218,65 @@ def test_only_a_recorded_delete_is_repeated():
             state = decode_state(model.perform(Get("checkpoint")).data, path="", directories=())
             assert set(sleeper.request.keys) <= {key for retired in state.record.retired for key in retired.data}
         sleeper.step()
+
+
+def records(model):
+    return decode_state(model.objects["checkpoint"].data, path="", directories=()).record
+
+
+def test_an_older_state_that_was_put_back_makes_nothing_garbage_that_came_after_it(caplog):
+    model = Model(generations=False)
+    known = make_directory(model)
+    for number in (1, 2, 3, 4):
+        perform(save(known, f"ckpt-{number}", b"x"), model)
+        if number == 2:
+            older = model.objects["checkpoint"]
+    newer = {key: model.objects[key] for path in ("ckpt-3", "ckpt-4") for key in keys_of(path, model)}
+    model.objects["checkpoint"] = older
+
+    following = make_directory(model)
+    perform(save(following, "ckpt-9", b"x"), model)
+    perform(save(make_directory(model), "ckpt-10", b"x"), model)
+    assert ["ckpt-1", "ckpt-2", "ckpt-9", "ckpt-10"] == listed(model)
+    assert newer.items() <= model.objects.items()
+    assert () == perform(make_directory(model).collect(dry_run=True), model)
+    assert "is older than some of what lies there" in caplog.text
+
+
+def test_what_looks_like_an_older_state_to_a_writer_that_is_fenced_is_its_successors_work():
+    model = Model(generations=False)
+    perform(save(make_directory(model), "ckpt-1", b"x"), model)
+    zombie = make_directory(model)
+    perform(zombie.claim("ckpt"), model)
+    successor = make_directory(model)
+    for path in ("ckpt-2", "ckpt-3"):
+        perform(save(successor, path, b"x"), model)
+    model.objects.pop("ckpt-3.data-00000-of-00001")
+    before = dict(model.objects)
+    with pytest.raises(ConflictError):
+        perform(zombie.begin("ckpt-2"), model)
+
+    assert before == model.objects
+
+
+def test_a_copy_of_a_directory_has_a_history_of_its_own():
+    model = Model(generations=False)
+    known = make_directory(model)
+    perform(save(known, "ckpt-1", b"x"), model)
+    term = records(model).term
+    copy = Model(generations=False, objects=dict(model.objects))
+    moved = Directory("s3://bucket/run2", chance=random.Random(0))
+    perform(moved.load(), copy)
+    perform(save(moved, "ckpt-2", b"x"), copy)
+    perform(save(known, "ckpt-2", b"y"), model)
+    perform(save(known, "ckpt-3", b"y"), model)
+    for key in keys_of("ckpt-3", model):
+        copy.objects[key] = model.objects[key]
+
+    assert (term, "bucket/run") == (records(model).term, records(model).home)
+    assert term != records(copy).term
+    again = Directory("s3://bucket/run2", chance=random.Random(1))
+    perform(again.load(), copy)
+    perform(save(again, "ckpt-4", b"x"), copy)
+    assert read("ckpt-3", copy) == b"y"
+    assert () == perform(again.collect(dry_run=True), copy)

@@ -21,10 +21,10 @@ from ckpt_remote.progress import Collected, listen
 from ckpt_remote.state import Retired, decode_state
 from ckpt_remote.store import Retry, open_store
 
-TERM, EPOCH = new_term(), 5
-DEAD = new_attempt(TERM, EPOCH - 1)
-OVER = new_attempt(TERM, EPOCH)  # of the owner that asks, who has no attempt under way
-ALIVE = new_attempt(TERM, EPOCH + 1)
+TERM, SERIAL = new_term(), 5
+DEAD = new_attempt(TERM, SERIAL - 1)
+OVER = new_attempt(TERM, SERIAL)  # of the owner that asks, who has no attempt under way
+ALIVE = new_attempt(TERM, SERIAL + 1)
 STRANGER = new_attempt(new_term(), 1)
 
 
@@ -63,7 +63,7 @@ class Litter:
 
     def find(self, *listed, prefixes=("",)):
         before = read_all(self.place)
-        flow = find_garbage(prefixes, term=TERM, epoch=EPOCH, listed=listed, url=self.place.url)
+        flow = find_garbage(prefixes, term=TERM, serial=SERIAL, newest=SERIAL, listed=listed, url=self.place.url)
         found = run(flow, self.store, Retry())
         assert before == read_all(self.place), "it deletes nothing itself"
         return found
@@ -224,12 +224,12 @@ def what_is_no_checkpoint_at_all(litter):
     [
         leave(foreign_data_without_an_index), leave(a_foreign_checkpoint), leave(a_foreign_index_without_data),
         leave(data_of_another_history), leave(a_checkpoint_of_another_history),
-        leave(data_of_a_newer_owner), leave(a_checkpoint_of_a_newer_owner),
+
         leave(a_copy_of_our_own_under_another_name), leave(a_copy_of_our_own_in_a_folder),
         leave(a_copy_of_our_own_data_without_the_index),
-        leave(dead_data_that_a_foreign_index_uses), leave(dead_data_that_a_newer_owners_index_uses),
+        leave(dead_data_that_a_foreign_index_uses),
         leave(dead_data_beside_an_index_that_cannot_be_read),
-        leave(dead_and_foreign_data_under_one_count), leave(dead_and_a_newer_owners_data_under_one_count),
+        leave(dead_and_foreign_data_under_one_count),
         leave(dead_data_under_one_count_with_what_a_foreign_index_uses),
         leave(data_whose_seal_is_damaged), leave(data_that_are_shorter_than_a_seal),
         leave(side_files_without_an_index), leave(what_is_no_checkpoint_at_all),
@@ -240,6 +240,23 @@ def test_what_could_belong_to_somebody_is_none(litter, make):
     litter.data("ckpt-99", DEAD)
 
     assert ["ckpt-99"] == [retired.path for retired in litter.find().checkpoints]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        leave(data_of_a_newer_owner), leave(a_checkpoint_of_a_newer_owner),
+        leave(dead_data_that_a_newer_owners_index_uses), leave(dead_and_a_newer_owners_data_under_one_count),
+    ],
+)  # fmt: skip
+def test_beside_what_builds_on_a_later_state_nobody_can_tell_what_is_dead(litter, make):
+    """Either the one who asks is fenced, or somebody has put an older state back."""
+    make(litter)
+    litter.data("ckpt-99", DEAD)
+    found = litter.find()
+
+    assert found.is_from_later
+    assert () == found.checkpoints == found.probes
 
 
 @pytest.mark.parametrize("by", [DEAD, OVER, ALIVE, STRANGER, None], ids=str)

@@ -136,7 +136,7 @@ def test_an_object_of_somebody_else_is_told_at_once():
 def test_equal_bytes_of_another_attempt_are_not_taken_for_ours(script):
     """It may be still alive, and deletes them when it fails."""
     place, shards = Place.in_memory(), plan_shards(tensors(1)[1], 10**6)
-    put_all(place.store(), shards, attempt=new_attempt(OURS.term, OURS.epoch))
+    put_all(place.store(), shards, attempt=new_attempt(OURS.term, OURS.serial))
     before = read_all(place)
 
     with pytest.raises(ConflictError):

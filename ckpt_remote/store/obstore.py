@@ -32,6 +32,7 @@ _MEBIBYTE = 1 << 20
 _SIZES = (64 * 1024, *(mebibytes * _MEBIBYTE for mebibytes in (1, 16, 128, 1024, 5 * 1024)))
 # Whole objects are read without knowing their size; they are indexes and states.
 READ = 16 * _MEBIBYTE
+_GLANCE = 0.5  # seconds
 _SECRETIVE = re.compile(r"[\n<?]")
 _SERVER_CODE = re.compile(r"<Code>(\w+)</Code>")
 
@@ -257,6 +258,8 @@ def _interruptibly(function: Callable[[], _T]) -> _T:
             outcome.set_exception(error)
 
     threading.Thread(target=run, name="ckpt_remote-store", daemon=True).start()
+    while not outcome.done():  # a signal that arrives just before an endless wait would not end it
+        concurrent.futures.wait([outcome], timeout=_GLANCE)
     return outcome.result()
 
 

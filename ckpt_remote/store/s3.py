@@ -191,8 +191,8 @@ class Bucket:
             key: What was put.
             version: The version that the put brought.
             size: How many bytes were sent.
-            created: Whether the put created the object. Then it is of no use if it is damaged, and is removed: left there,
-                it would pass for what was to be created.
+            created: Whether the put created the object. Then it is of no use if it is damaged, and is removed: left
+                there, it would pass for what was to be created.
             checksum: What else was sent, by S3's names; compared if the store reports it.
 
         Raises:

@@ -144,7 +144,8 @@ class World:
         self.actors = {}
         self.foreign = self._place_foreign()
         self.state = None
-        self.history = []
+        self.epochs = {}
+        self.again = self.chance.choice((0.1, 0.2, 0.6))
         for number in range(managers):
             self._start(f"manager {number}")
         self.actors["reader"] = Actor("reader", self._reader())
@@ -212,7 +213,7 @@ class World:
 
     def _number(self, known):
         listed = [entry.path for entry in known.entries] + list(known.preserved)
-        if listed and self.chance.random() < 0.2:
+        if listed and self.chance.random() < self.again:
             return self.chance.choice(listed).rpartition("-")[2]
         latest = int(known.latest.rpartition("-")[2]) if known.latest else 0
         return max(1, latest + self.chance.choice((1, 1, 1, 1, 2, 0, -1)))
@@ -402,6 +403,7 @@ class World:
 
     def _check_transition(self, old: State | None, new: State):
         self.state = new
+        self.epochs[new.record.serial] = new.record.epoch
         if old is None:
             return
         if (new.record.epoch, new.record.term) < (old.record.epoch, old.record.term):
@@ -452,14 +454,18 @@ class World:
     def _check_replacement(self, path, key, before, decoded):
         """The index of a listed number changes by its owner, or by the one before until the owner has ended that."""
         record = self.state.record
-        epoch = read_write_id(decoded.header.write_id, key).epoch
+        epoch = self._owner(decoded, key)
         if epoch == record.epoch:
             return
         ended = (
-            key in before and read_write_id(decode_index(before[key].data).header.write_id, key).epoch == record.epoch
+            key in before and self._owner(decode_index(before[key].data), key) == record.epoch
         )
         if ended or record.replaced is None or record.replaced.path != path:
             raise BrokenPromiseError(f"{path} is listed, and the index was replaced by an owner that is fenced")
+
+    def _owner(self, index, key):
+        """The epoch of the owner that wrote an index."""
+        return self.epochs[read_write_id(index.header.write_id, key).serial]
 
     def _place_foreign(self):
         """What others keep in the same directory: nobody may touch it."""
