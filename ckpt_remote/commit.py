@@ -113,7 +113,9 @@ def commit(
     except _UnansweredError as error:
         if replaces:
             raise _half_replaced(objects, url) from error
-        raise
+        raise StoreError(str(error), path=error.path, transient=error.transient) from error.__cause__
+    if put.before is not None and not replaces:
+        _tell_of_stranger(put.before, objects.index, attempt, url)
     try:
         published = yield from publish_state(state, version, url=url)
     except StoreError as error:  # the state did not change, for certain
@@ -123,6 +125,21 @@ def commit(
             raise _half_replaced(objects, url) from error
         raise
     return dataclasses.replace(published, index=put.after.version)
+
+
+def _tell_of_stranger(before: Object, key: str, attempt: Attempt, url: str) -> None:
+    """Says that a checkpoint was replaced which nothing listed, unless it was one of our own that had died."""
+    try:
+        writer = read_write_id(decode_index(before.data, path=key).header.write_id, key)
+    except CorruptError:
+        return
+    if writer is None or writer.term != attempt.term:
+        _log.warning(
+            "%s/%s was there already, and no state listed it: it is replaced by the new checkpoint of that number. Its "
+            "data objects are left.",
+            url,
+            key,
+        )
 
 
 def _half_replaced(objects: Retired, url: str) -> UnknownOutcomeError:

@@ -224,12 +224,12 @@ class CheckpointManager(tf.train.CheckpointManager):
         """
         if path is not None:
             store, name = self._locate(os.fspath(path))
-            return restore(self._target, store, name, options)
+            return self._restore(store, name, options)
         self._refresh()
         while self._known.latest is not None:
             try:
-                return restore(self._target, self._store, self._known.latest, options)
-            except (NotFoundError, CorruptError):
+                return self._restore(self._store, self._known.latest, options)
+            except CorruptError:
                 if not self._refresh():  # else a writer has retired or replaced it in the meantime
                     raise
         return self._target.restore(None, options=options)
@@ -260,9 +260,12 @@ class CheckpointManager(tf.train.CheckpointManager):
     def collect_garbage(self, *, dry_run: bool = True) -> list[str]:
         """Deletes what saves that were killed, failed or lost a race have left, or only says what that is.
 
-        Nothing else: every object carries the seal of the save that wrote it, and only those of this directory's
-        own history go, which no checkpoint uses that is listed, preserved or unknown to us. Each first save of a
-        manager does the same for the names that it uses itself; this looks everywhere below the directory.
+        Nothing else: every object carries the seal of the save that wrote it, and only those of this directory's own
+        history go, which no checkpoint uses that is listed, preserved or unknown to us. Each first save of a manager
+        does the same for the names that it uses itself; this looks everywhere below the directory.
+
+        Who puts an older `checkpoint` file back should know: of the saves that followed it, the first looks like one
+        that died before it was listed, and goes. If more followed, all are kept.
 
         Args:
             dry_run: Only list. If another process saves into the directory right now, what it has written so far is
@@ -322,6 +325,19 @@ class CheckpointManager(tf.train.CheckpointManager):
             self._store.require_container()
         return changed
 
+    def _restore(self, store: Store, path: str, options: tf.train.CheckpointOptions | None) -> Any:
+        """Restores a checkpoint; one that the state lists, and that is not there, is damaged."""
+        try:
+            return restore(self._target, store, path, options)
+        except NotFoundError as error:
+            if store is not self._store or path not in self._newest_first():
+                raise
+            raise CorruptError(
+                f"{self._full(path)} is damaged: the state lists it, but its index, {path}.index, is gone. Restore an "
+                "older checkpoint.",
+                path=self._full(path),
+            ) from error
+
     def _restore_newest(self) -> str:
         """Restores the newest checkpoint that is whole, and returns its path."""
         while True:
@@ -329,8 +345,8 @@ class CheckpointManager(tf.train.CheckpointManager):
             paths = self._newest_first()
             for path, older in zip(paths, (*paths[1:], None), strict=True):
                 try:
-                    restore(self._target, self._store, path, None)
-                except (NotFoundError, CorruptError) as error:
+                    self._restore(self._store, path, None)
+                except CorruptError as error:
                     if self._refresh():
                         break  # a writer has changed what there is: look again
                     damage = damage or error
@@ -339,8 +355,9 @@ class CheckpointManager(tf.train.CheckpointManager):
                     return path
             else:
                 raise CorruptError(
-                    f"No checkpoint in {self._store.url} is whole, of {len(paths)}: the newest says: {damage} Nothing "
-                    "was restored or deleted, and init_fn was not called. Start in another directory, or repair one.",
+                    f"None of the {len(paths)} checkpoints that {self._store.url} lists is whole; what is wrong with "
+                    f"{self._full(paths[0])} is the cause of this error. Nothing was restored or deleted, and init_fn "
+                    "was not called. Repair one, or start in another directory.",
                     path=self._store.url,
                 ) from damage
 

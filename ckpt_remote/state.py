@@ -216,7 +216,7 @@ def _decode_record(text: str, path: str) -> tuple[Record | None, str]:
     if f"{crc32c(rest):08x}" != checksum:
         raise CorruptError(
             f"The checkpoint state {path} fails its checksum: it was damaged, or edited by hand; nothing was changed "
-            "or deleted. If what it says is right, delete its first line.",
+            "or deleted. Put a copy back; or, if what it says is complete and right, delete its first line.",
             path=path,
         )
     value: dict[str, Any] = json.loads(record)

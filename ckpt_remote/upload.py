@@ -54,7 +54,10 @@ def create(key: str, buffers: Sequence[Buffer], attempt: Attempt) -> Flow[None]:
             failure = error
         else:
             return
-        ends: tuple[bytes | None, ...] = yield Ends((info,), SEAL_SIZE)
+        try:
+            ends: tuple[bytes | None, ...] = yield Ends((info,), SEAL_SIZE)
+        except StoreError as error:
+            raise failure from error
         if ends[0] == seal:
             return
         if isinstance(failure, ConflictError):

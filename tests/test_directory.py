@@ -280,3 +280,15 @@ def test_a_copy_of_a_directory_has_a_history_of_its_own():
     perform(save(again, "ckpt-4", b"x"), copy)
     assert read("ckpt-3", copy) == b"y"
     assert () == perform(again.collect(dry_run=True), copy)
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_replacing_what_no_state_lists_is_said_unless_it_died_with_one_of_our_own_saves(ours, caplog):
+    model = Model(generations=False)
+    known = make_directory(model)
+    perform(save(known, "ckpt-1", b"x"), model)
+    write_id = known._attempt().write_id("ckpt-2.index") if ours else ""
+    model.perform(Put("ckpt-2.index", (encode_index(Index(Header(num_shards=1, write_id=write_id), {})),), "create"))
+    perform(save(known, "ckpt-2", b"y"), model)
+
+    assert ours != ("ckpt-2.index was there already" in caplog.text)

@@ -619,7 +619,7 @@ def test_whoever_asks_for_the_damaged_one_is_told(damage, memory_place, value):
     damage(memory_place.store(), "ckpt-2")
     value.assign(np.zeros(4))
     for restore in (manager.restore, lambda: manager.restore(f"{memory_place.url}/ckpt-2")):
-        with pytest.raises((CorruptError, NotFoundError), match=r"ckpt-2\."):
+        with pytest.raises(CorruptError, match=r"ckpt-2\."):
             restore()
 
     assert [0.0] * 4 == value.numpy().tolist()
@@ -651,7 +651,7 @@ def test_where_no_checkpoint_is_whole_that_is_an_error_and_never_a_fresh_start(d
     before, events = read_all(memory_place), []
     value.assign(np.zeros(4))
     manager = make(memory_place, value, init_fn=lambda: pytest.fail("init_fn was called"))
-    with listen(events.append), pytest.raises(CorruptError, match=r"No checkpoint in .* is whole, of 2: .*ckpt-3"):
+    with listen(events.append), pytest.raises(CorruptError, match=r"None of the 2 checkpoints .* is whole; .*ckpt-3"):
         manager.restore_or_initialize()
 
     assert ([0.0] * 4, before) == (value.numpy().tolist(), read_all(memory_place))

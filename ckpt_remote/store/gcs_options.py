@@ -5,9 +5,11 @@ given; a name that nobody knows is a `ValueError`; what obstore cannot do exactl
 instead. Nothing is looked up in Google's own configuration here: gcsfs and google-auth do that.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
+from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
@@ -76,6 +78,7 @@ def parse_gcs_options(storage_options: Mapping[str, Any]) -> GcsOptions:
             "storage_options['asynchronous'] must be false: checkpoints are written from ordinary threads."
         )
     meant = {name: given[name] for name in (*_MEANT, *_GCSFS_ONLY) if given.get(name) is not None}
+    _require_file(meant.get("token"))
     endpoint = meant.get("endpoint_url")
     if endpoint is not None and not str(endpoint).startswith(("http://", "https://")):
         raise ValueError(f"endpoint_url must begin with http:// or https://, which {endpoint!r} does not.")
@@ -89,6 +92,12 @@ def parse_gcs_options(storage_options: Mapping[str, Any]) -> GcsOptions:
         gcsfs_only=tuple(_not_for_obstore(meant)),
         filesystem=MappingProxyType({**meant, "use_listings_cache": False}),
     )
+
+
+def _require_file(token: object) -> None:
+    """Pass if a token that looks like a path is one: gcsfs would take it for a bare token, and ask Google about it."""
+    if isinstance(token, str) and (os.sep in token[:2] or token.endswith(".json")) and not Path(token).exists():
+        raise ValueError(f"token names the file {token!r}, and there is none.")
 
 
 def _not_for_obstore(meant: Mapping[str, Any]) -> list[str]:

@@ -110,3 +110,9 @@ def test_the_table_in_the_docs_names_every_option() -> None:
     text = (Path(__file__).parents[2] / "docs" / "storage-options.md").read_text()
     section = text.partition("## Google Cloud Storage")[2].partition("\n## ")[0]
     assert [option for option in sorted(KNOWN) if f"`{option}`" not in section] == []
+
+
+@pytest.mark.parametrize("token", ["/no/such/key.json", "key.json", "./secret"])
+def test_a_token_that_looks_like_a_file_must_be_one(token: str) -> None:
+    with pytest.raises(ValueError, match="there is none"):
+        parse_gcs_options({"token": token})

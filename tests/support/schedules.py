@@ -457,9 +457,7 @@ class World:
         epoch = self._owner(decoded, key)
         if epoch == record.epoch:
             return
-        ended = (
-            key in before and self._owner(decode_index(before[key].data), key) == record.epoch
-        )
+        ended = key in before and self._owner(decode_index(before[key].data), key) == record.epoch
         if ended or record.replaced is None or record.replaced.path != path:
             raise BrokenPromiseError(f"{path} is listed, and the index was replaced by an owner that is fenced")
 
