@@ -303,7 +303,12 @@ def publish_state(state: State, version: Version | None, *, url: str) -> Flow[Pu
                 raise ConflictError(_changed(url, gone=current is None), path=path) from failure
             if isinstance(failure, StoreError) and not failure.transient:
                 raise failure  # for good; but the request before it may yet land
-            yield Pause(failure)
+            try:
+                yield Pause(failure)
+            except ConflictError as error:
+                if lost:
+                    raise StoreError(str(error), path=path) from error
+                raise
         except StoreError as error:
             raise UnknownOutcomeError(
                 f"Cannot tell whether the state {path} was written: the store gave no answer; nothing was "

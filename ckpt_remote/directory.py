@@ -43,7 +43,7 @@ from ckpt_remote.commit import (
     rewrite,
 )
 from ckpt_remote.errors import CheckpointError, ConflictError, CorruptError, UnknownOutcomeError
-from ckpt_remote.flow import Delete, Flow, Get, List
+from ckpt_remote.flow import Delete, Flow, Get, List, Put
 from ckpt_remote.garbage import Garbage, find_garbage
 from ckpt_remote.origin import Attempt, new_attempt, new_term
 from ckpt_remote.probe import CONTROL, check_store
@@ -155,6 +155,11 @@ class Directory:
         return self._record.preserved
 
     @property
+    def serial(self) -> int:
+        """The serial number of the state that is known."""
+        return self._record.serial
+
+    @property
     def doubts(self) -> frozenset[str]:
         """The ids of the writes of the state whose outcome nobody knows. None of them can land after the next one."""
         return self._doubts
@@ -249,13 +254,16 @@ class Directory:
         """Deletes what the state no longer lists. A failure costs space only: it is logged, and tried again later."""
         if self._fenced:
             return
-        intended = self._record.retired
+        intended, listed = self._record.retired, self._listed()
         remaining: list[Retired] = []
         for number, retired in enumerate(intended):
             own, version = self._own.get(retired.path, (None, None))
             try:
                 failures = yield from delete_retired(
-                    retired, version if own == retired else None, guard=self._guard, url=self._url
+                    retired,
+                    version if own == retired and retired.path not in listed else None,
+                    guard=self._guard,
+                    url=self._url,
                 )
             except CorruptError as error:
                 _log.warning("%s/%s is left in place, as its index is damaged: %s", self._url, retired.path, error)
@@ -326,23 +334,38 @@ class Directory:
 
     def _write(self, flow: Flow[Published], state: State) -> Flow[Published]:
         """Performs a flow that ends with a write of the state, and takes over what has landed."""
+        doubts = self._doubts
         try:
-            published = yield from flow
-        except ConflictError:
-            self._fenced = True
-            raise
+            published: Published = yield from self._doubting(flow, state)
         except UnknownOutcomeError:
             self._doubt(state)
             raise
-        except CheckpointError:
-            raise
-        except BaseException:  # cut short, by Ctrl-C
-            self._doubt(state)
+        except CheckpointError as error:
+            self._doubts = doubts  # it has not landed, for certain
+            self._fenced = self._fenced or isinstance(error, ConflictError)
             raise
         self._know(state, published.version)
-        self._doubts = frozenset()
         self._fenced = published.version is None  # somebody has gone on from it already
+        self._doubts = frozenset()  # last: cut short by Ctrl-C before, it is settled by the next claim
         return published
+
+    def _doubting(self, flow: Flow[Published], state: State) -> Flow[Published]:
+        """The flow, with the doubt noted before the state is sent: nothing is said when it is cut short."""
+        answer: object = None
+        error: CheckpointError | None = None
+        while True:
+            try:
+                request = flow.send(answer) if error is None else flow.throw(error)
+            except StopIteration as stop:
+                published: Published = stop.value
+                return published
+            if isinstance(request, Put) and request.key == STATE:
+                self._doubt(state)
+            answer, error = None, None
+            try:
+                answer = yield request
+            except CheckpointError as failure:
+                error = failure
 
     def _doubt(self, state: State) -> None:
         self._doubts |= {state.record.write_id} if state.record else set()
@@ -489,6 +512,7 @@ class Directory:
         )
         if (found and found.version) != self._version:
             self._doubts = frozenset()
+        self._own.clear()  # others may have replaced what we knew
         self._know(state, found.version if found else None)
         highest = max((record.highest, *(_number(path) for path in self._listed())))
         self._record = dataclasses.replace(self._record, highest=highest)

@@ -27,6 +27,7 @@ from ckpt_remote.directory import Directory, Retention
 from ckpt_remote.errors import CheckpointError, CorruptError, NotFoundError
 from ckpt_remote.flow import Flow, run
 from ckpt_remote.numbering import SaveCounter, as_integer
+from ckpt_remote.probe import CONTROL
 from ckpt_remote.progress import FellBack, Saved, emit
 from ckpt_remote.store import Retry, Store, open_store, split_url
 
@@ -102,6 +103,8 @@ class CheckpointManager(tf.train.CheckpointManager):
             raise ValueError(f"Expected a positive integer or `None` for `max_to_keep`, got {max_to_keep}.")
         if checkpoint_interval is not None and step_counter is None:
             raise ValueError("`step_counter` should be passed if `checkpoint_interval` is not None.")
+        if checkpoint_name.startswith(CONTROL):
+            raise ValueError(f"Names below {CONTROL} are the library's own: give another `checkpoint_name`.")
         self._target = checkpoint
         self._url = os.fspath(directory)
         self._name = checkpoint_name
@@ -395,26 +398,37 @@ class CheckpointManager(tf.train.CheckpointManager):
         step = None if self._interval is None else as_integer(self._step_counter)
         number = self._save_counter.advance()
         doubts = self._known.doubts
+        landed = False
         try:
+            started = time.perf_counter()
             self._perform(self._known.claim(self._name))
             path = f"{self._name}-{number if checkpoint_number is None else as_integer(checkpoint_number)}"
-            self._write(path, options)
+            target = self._perform(self._known.begin(path))
+            written = write(self._target, self._store, target, options, retry=self._retry)
+            serial = self._known.serial
+            try:
+                self._perform(self._known.publish(written.index, written.objects, target, self._retention))
+            finally:
+                landed = self._known.serial != serial
         except BaseException:
-            if self._known.doubts <= doubts:
-                self._save_counter.rollback()
+            if landed or not self._known.doubts <= doubts:
+                self._last_step = step  # it has landed, or may have, so its number and its step count as used
             else:
-                self._last_step = step  # it may have landed, so its number and its step count as used
+                self._save_counter.rollback()
             raise
         self._last_step = step
-        self._perform(self._known.delete_retired())
+        self._tell(path, written.size, time.perf_counter() - started)
+        self._clean_up()
         return path
 
-    def _write(self, path: str, options: tf.train.CheckpointOptions | None) -> None:
-        started = time.perf_counter()
-        target = self._perform(self._known.begin(path))
-        written = write(self._target, self._store, target, options, retry=self._retry)
-        self._perform(self._known.publish(written.index, written.objects, target, self._retention))
-        seconds = time.perf_counter() - started
-        rate = written.size / max(seconds, 1e-9) / 1e6
-        _log.info("saved %s: %.3f GB in %.2f s (%.0f MB/s)", self._full(path), written.size / 1e9, seconds, rate)
-        emit(Saved(url=self._full(path), size=written.size, seconds=seconds))
+    def _tell(self, path: str, size: int, seconds: float) -> None:
+        rate = size / max(seconds, 1e-9) / 1e6
+        _log.info("saved %s: %.3f GB in %.2f s (%.0f MB/s)", self._full(path), size / 1e9, seconds, rate)
+        emit(Saved(url=self._full(path), size=size, seconds=seconds))
+
+    def _clean_up(self) -> None:
+        """Deletes what is retired; whatever goes wrong, the save before it has passed."""
+        try:
+            self._perform(self._known.delete_retired())
+        except Exception:  # noqa: BLE001 - a foreign one must not hide that the checkpoint is there
+            _log.exception("What %s no longer lists could not be deleted, and will be tried again.", self._url)

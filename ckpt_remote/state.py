@@ -141,7 +141,11 @@ class State:
 
 
 def encode_state(state: State) -> bytes:
-    """Prints a state as TensorFlow would, below our comment line if it has a record."""
+    """Prints a state as TensorFlow would, below our comment line if it has a record.
+
+    Raises:
+        UnsupportedError: It is larger than `decode_state` reads.
+    """
     lines = []
     if state.latest is not None:
         lines.append(f"model_checkpoint_path: {quote(state.latest)}")
@@ -155,6 +159,11 @@ def encode_state(state: State) -> bytes:
     if state.record is None:
         return text.encode()
     rest = f"{_encode_record(state.record)}\n{text}".encode()
+    if len(rest) > _LARGEST - len(_MARK) - 9:
+        raise UnsupportedError(
+            f"Cannot write a state of {len(rest)} bytes, which nobody would read: {len(state.entries)} checkpoints are "
+            "too many for one directory. Give max_to_keep, or save to another directory."
+        )
     return f"{_MARK}{crc32c(rest):08x} ".encode() + rest
 
 

@@ -250,11 +250,13 @@ class Bucket:
             ):
                 return self._delete_singly(keys)
             return {key: translate(error, self.request("delete", key)) for key in keys}
-        return {
-            named[failure["Key"]]: self._deletion_failure(named[failure["Key"]], failure.get("Code", ""))
-            for failure in response.get("Errors", ())
-            if failure.get("Code") not in _GONE
-        }
+        failures: dict[str, errors.CheckpointError] = {}
+        for failure in response.get("Errors", ()):
+            code, key = failure.get("Code", ""), named.get(failure.get("Key", ""))
+            if code not in _GONE:
+                # Without a name that we know, it could be any of them.
+                failures |= {it: self._deletion_failure(it, code) for it in ((key,) if key else keys)}
+        return failures
 
     def _deletion_failure(self, key: str, code: str) -> errors.CheckpointError:
         """One key's failure inside a bulk delete that succeeded: there is a code, but no status."""
