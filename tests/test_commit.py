@@ -616,3 +616,19 @@ def test_what_could_not_be_deleted_is_told_by_key():
     model.perform = lambda request: {"a key": error} if isinstance(request, Delete) else perform(request)
 
     assert {"a key": error} == run_to_end(delete(), model)
+
+
+def test_a_refusal_that_cannot_be_is_no_proof_after_a_lost_answer():
+    """The first put may still land, whatever the second is told."""
+    model = Model({"checkpoint": Object(b"", GUARD)})
+    flow = publish_state(state("ckpt-2"), GUARD, url=URL)
+    request, lost = next(flow), False
+    with pytest.raises(UnknownOutcomeError):
+        while True:
+            if isinstance(request, Put):
+                request = flow.throw(ConflictError("no") if lost else StoreError("silence", transient=True))
+                lost = True
+            elif isinstance(request, Pause):
+                request = flow.throw(request.failure) if isinstance(request.failure, ConflictError) else next(flow)
+            else:
+                request = flow.send(model.perform(request))

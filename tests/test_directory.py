@@ -9,7 +9,7 @@ from support.schedules import Model
 from ckpt_remote.bundle import Entry, Header, Index, crc32c, decode_index, encode_index, index_name, mask, shard_name
 from ckpt_remote.directory import Directory, Retention
 from ckpt_remote.errors import ConflictError
-from ckpt_remote.flow import Delete, Get, Pause, Put
+from ckpt_remote.flow import Delete, Get, Pause, Put, Remove
 from ckpt_remote.state import Retired, decode_state
 from ckpt_remote.store import Version
 from ckpt_remote.upload import create
@@ -292,3 +292,28 @@ def test_replacing_what_no_state_lists_is_said_unless_it_died_with_one_of_our_ow
     perform(save(known, "ckpt-2", b"y"), model)
 
     assert ours != ("ckpt-2.index was there already" in caplog.text)
+
+
+class Heedless(Model):
+    """A store that ignores conditions on deletes."""
+
+    def perform(self, request):
+        if isinstance(request, Remove):
+            self.objects.pop(request.key, None)
+            return None
+        return super().perform(request)
+
+
+def test_an_owner_that_comes_back_knows_nothing_of_the_indexes_it_wrote_before():
+    """What its successor has replaced is not deleted by what it remembers, even where nothing stops the delete."""
+    model = Heedless(generations=False)
+    first, second = make_directory(model), make_directory(model)
+    perform(save(first, "ckpt-1", b"first"), model)
+    perform(second.load(), model)
+    perform(save(second, "ckpt-1", b"second"), model)
+    perform(first.load(), model)
+    perform(save(first, "ckpt-2", b"third"), model)
+
+    assert ["ckpt-1", "ckpt-2"] == listed(model)
+    assert b"second" == read("ckpt-1", model)
+    assert {"checkpoint", *keys_of("ckpt-1", model), *keys_of("ckpt-2", model)} == model.objects.keys()

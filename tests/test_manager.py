@@ -752,3 +752,44 @@ def test_a_directory_may_be_a_bucket_or_have_any_name(prefix, ministack, value):
 
     assert f"{place.url.rstrip('/')}/ckpt-2" == path == make(place, value).restore_or_initialize()
     assert 3 == len(read_all(place))
+
+
+def test_an_interruption_after_the_save_has_landed_does_not_give_its_number_away_again(memory_place, value):
+    manager = make(memory_place, value)
+
+    def interrupt(event):
+        raise SystemExit(3)
+
+    with listen(interrupt), pytest.raises(SystemExit):
+        manager.save()
+    assert 1 == int(manager.checkpoint.save_counter)
+    assert f"{memory_place.url}/ckpt-2" == manager.save()
+
+
+def test_an_interruption_before_the_state_is_sent_costs_nothing(memory_place, value, refusing):
+    step = tf.Variable(10)
+    manager = make(memory_place, value, step_counter=step, checkpoint_interval=10)
+    with (
+        mock.patch.object(_Refusing, "put", mock.Mock(side_effect=KeyboardInterrupt)),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        manager.save()
+
+    assert 0 == int(manager.checkpoint.save_counter)
+    assert f"{memory_place.url}/ckpt-1" == manager.save()
+
+
+def test_whatever_goes_wrong_while_deleting_the_save_has_passed(memory_place, value, refusing, caplog):
+    manager = make(memory_place, value, max_to_keep=1)
+    manager.save()
+    with mock.patch.object(_Refusing, "delete", mock.Mock(side_effect=RuntimeError("foreign")), create=True):
+        assert f"{memory_place.url}/ckpt-2" == manager.save()
+
+    assert "will be tried again" in caplog.text
+    manager.save()
+    assert {"checkpoint", "ckpt-3"} == {key.partition(".")[0] for key in read_all(memory_place)}
+
+
+def test_the_librarys_own_folder_takes_no_checkpoints(memory_place, value):
+    with pytest.raises(ValueError, match="library's own"):
+        make(memory_place, value, checkpoint_name="_ckpt_remote/probe")

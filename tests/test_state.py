@@ -231,3 +231,9 @@ def test_a_huge_state_is_refused_at_once():
             decode(data)
 
     assert time.perf_counter() - started < 5.0
+
+
+def test_a_state_that_nobody_could_read_is_not_written():
+    record = Record(write_id="n", term="0" * 16, epoch=1, preserved=("ckpt-1" * 2**10,) * 2**12)
+    with pytest.raises(UnsupportedError, match="too many for one directory"):
+        encode_state(State(latest="ckpt-1", record=record))

@@ -329,3 +329,10 @@ def test_a_service_that_ignores_conditions_on_deletion_keeps_what_others_wrote(g
     error = failure(lambda: gateway.remove("key", old))
     assert isinstance(error, errors.ConflictError)
     assert gateway.read("key") == Object(b"new", new)
+
+
+@pytest.mark.parametrize("named", [b"", b"<Key>run/other</Key>"])
+def test_a_deletion_that_was_refused_for_nobody_in_particular_may_be_any(opened: Opener, named: bytes) -> None:
+    body = b"<DeleteResult><Error>" + named + b"<Code>InternalError</Code></Error></DeleteResult>"
+    with answering(always(Answer(200, body, {"Content-Type": "application/xml"}))) as server, opened(server) as store:
+        assert {"a", "b"} == set(store.single.delete(["a", "b"]))
