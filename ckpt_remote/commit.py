@@ -355,8 +355,8 @@ def delete_retired(
 
     The index goes first, so that nothing ever looks whole that is not, and only if it is the one that was retired.
     Names of indexes are used again, so a version is removed, not a name, and one that was read before the state was
-    seen
-    unchanged: it is older than any other owner's. Names of data are not used again once the state has this intention.
+    seen unchanged: it is older than any other owner's. Names of data are not used again once the state has this
+    intention.
 
     Args:
         retired: The intention, which is in the state.

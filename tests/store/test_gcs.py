@@ -13,6 +13,7 @@ import pytest
 from google.auth.exceptions import RefreshError
 from google.oauth2.credentials import Credentials
 from support.answering import Answer, Answering, Asked, answering
+from support.clock import Time
 from support.engines import google_obstore
 from support.gcs import GCSServer, gcs
 from support.servers import free_port
@@ -465,25 +466,10 @@ def test_a_token_that_cannot_be_renewed_is_refused_after_one_more_request(opened
 # One write a second
 
 
-class Time:
-    """A clock that only sleeping moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.slept: list[float] = []
-
-    def clock(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
-
-
 def test_twenty_quick_writes_of_one_object_pass_where_google_takes_one_a_second(
     opened: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    time = Time()
+    time = Time(1000.0)
     monkeypatch.setattr(pace, "GOOGLE", Pace(1.0, time.clock, time.sleep))
     with gcs(writes_per_second=1.0, clock=time.clock) as server, opened(server, server.new_bucket()) as store:
         version = store.put("state", [b"0"], "create")

@@ -1,24 +1,10 @@
 """Writes of one object are a second apart, and nobody else waits."""
 
 import pytest
+from support.clock import Time
 
 from ckpt_remote import errors
 from ckpt_remote.store.pace import Pace
-
-
-class Time:
-    """A clock that sleeping and the test move."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.slept: list[float] = []
-
-    def clock(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
 
 
 @pytest.fixture

@@ -35,10 +35,6 @@ class BrokenPromiseError(AssertionError):
     """A promise was broken."""
 
 
-class Crash(BaseException):
-    """The process of an actor ends."""
-
-
 @dataclass
 class Model:
     """A store that keeps its word."""
