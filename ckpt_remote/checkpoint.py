@@ -12,6 +12,7 @@
 
 import errno
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from ckpt_remote.plan import Shard, plan_shards, shard_size, whole_shard
 from ckpt_remote.reader import OBJECT_GRAPH, Stored, fetch, open_checkpoint
 from ckpt_remote.staging import Folder, memory_directory
 from ckpt_remote.state import Retired
-from ckpt_remote.store import Retry, Store
+from ckpt_remote.store import Retry, Store, Version
 from ckpt_remote.tap import Snapshot, capture
 from ckpt_remote.upload import index_entries, upload_data
 
@@ -41,11 +42,13 @@ class Written:
     Attributes:
         index: The encoded index.
         objects: What it consists of.
+        created: Its data objects with their versions, as far as they are known.
         size: Bytes of data.
     """
 
     index: bytes
     objects: Retired
+    created: Mapping[str, Version]
     size: int
 
 
@@ -74,12 +77,12 @@ def write(
     snapshot = capture(checkpoint, path.rpartition("/")[2], options)
     shards = _plan(snapshot)
     counts = target.counts(len(shards))
-    count, checksums = upload_data(store, path, shards, attempt=attempt, counts=counts, retry=retry)
+    count, uploaded = upload_data(store, path, shards, attempt=attempt, counts=counts, retry=retry)
     for suffix, content in snapshot.files:
         run(publish(f"{path}{suffix}", bytes(content), guard=target.guard, url=store.url), store, retry)
     files = tuple(suffix for suffix, _ in snapshot.files)
     write_id = attempt.write_id(index_name(path))
-    index = Index(Header(num_shards=count, write_id=write_id, files=files), index_entries(shards, checksums))
+    index = Index(Header(num_shards=count, write_id=write_id, files=files), index_entries(shards, uploaded.checksums))
     return Written(
         index=encode_index(index),
         objects=Retired(
@@ -89,6 +92,7 @@ def write(
             of=count,
             files=tuple(f"{path}{suffix}" for suffix in files),
         ),
+        created=uploaded.created,
         size=snapshot.size,
     )
 

@@ -25,7 +25,7 @@ from ckpt_remote.errors import (
     StoreError,
     UnknownOutcomeError,
 )
-from ckpt_remote.flow import Delete, Flow, Get, Pause, Put, Remove
+from ckpt_remote.flow import Delete, Flow, Get, Pause, Put, Remove, Withdraw
 from ckpt_remote.origin import Attempt, read_write_id
 from ckpt_remote.state import Retired, State, decode_state, encode_state
 from ckpt_remote.store import Object, PutMode, Version
@@ -81,12 +81,17 @@ class _UnansweredError(StoreError):
     """The store kept failing, and the object may have been written."""
 
 
+class _OvertakenError(ConflictError):
+    """Another writer has changed the state, and the object may have been written."""
+
+
 def commit(
     objects: Retired,
     index: bytes,
     state: State,
     version: Version,
     *,
+    created: Mapping[str, Version],
     attempt: Attempt,
     url: str,
     replaces: bool = False,
@@ -98,13 +103,14 @@ def commit(
         index: The encoded index.
         state: The new state, with a fresh write id, listing the checkpoint.
         version: The version of the state that the new one was made from, which this writer has written or claimed.
+        created: The data objects with their versions, as far as they are known.
         attempt: The attempt that wrote it all.
         url: The directory, for messages.
         replaces: Whether the state lists its number already, so that its index alone makes it visible.
 
     Raises:
-        ConflictError: Another writer has changed the state. Nothing was deleted: what this attempt wrote is the other's
-            to collect.
+        ConflictError: Another writer has changed the state. What this attempt provably wrote, and nothing that the
+            state lists, was deleted.
         UnknownOutcomeError: The state, or an index that is visible without it, may have been written, or may yet be.
         StoreError: The store kept failing before the state was written. Nothing was published.
     """
@@ -114,13 +120,22 @@ def commit(
         if replaces:
             raise _half_replaced(objects, url) from error
         raise StoreError(str(error), path=error.path, transient=error.transient) from error.__cause__
+    except ConflictError as error:
+        # A listed index that was swapped has a new write id from the new owner, and our data.
+        if not replaces and not isinstance(error, _OvertakenError):
+            yield from _withdraw(created)
+        raise
     if put.before is not None and not replaces:
         _tell_of_stranger(put.before, objects.index, attempt, url)
     try:
         published = yield from publish_state(state, version, url=url)
+    except ConflictError:
+        if not (replaces or put.lost) and not (yield from _is_listed(objects.path, url)):
+            yield from _take_back(objects, put, created, attempt)
+        raise
     except StoreError as error:  # the state did not change, for certain
         # If an answer was lost, a copy of the index may still land, and would miss what was taken back.
-        undone = not put.lost and (yield from _take_back(objects, put, attempt))
+        undone = not put.lost and (yield from _take_back(objects, put, created, attempt))
         if replaces and not undone:
             raise _half_replaced(objects, url) from error
         raise
@@ -150,26 +165,40 @@ def _half_replaced(objects: Retired, url: str) -> UnknownOutcomeError:
     )
 
 
-def _take_back(objects: Retired, put: Replacement, attempt: Attempt) -> Flow[bool]:
+def _is_listed(path: str, url: str) -> Flow[bool]:
+    """Whether the state may list a checkpoint: a stock manager that went on from our state dropped our write id."""
+    try:
+        current: Object | None = yield Get(STATE)
+        state = None if current is None else decode_state(current.data, path=f"{url}/{STATE}", directories=(url,))
+    except CheckpointError:
+        return True
+    return state is not None and path in state.paths
+
+
+def _take_back(objects: Retired, put: Replacement, created: Mapping[str, Version], attempt: Attempt) -> Flow[bool]:
     """Undoes the index, unless another writer has replaced it since, and deletes the data that nothing names then.
 
     Returns:
         Whether the index is as it was before.
     """
     key = objects.index
-    undone = False
     try:
         if put.before is None:
             yield Remove(key, put.after.version)
         else:
             yield Put(key, (_under_new_write_id(put.before, key, attempt),), put.after.version)
-        undone = True
-        failures: Mapping[str, CheckpointError] = yield Delete(objects.data, once=True)
     except CheckpointError as error:
-        failures = {key: error}
-    for failed, failure in failures.items():
-        _log.warning("%s belongs to a save that failed, and is left: %s", failed, failure)
-    return undone
+        _log.warning("%s belongs to a save that failed, and is left, with its data: %s", key, error)
+        return False
+    yield from _withdraw(created)
+    return True
+
+
+def _withdraw(created: Mapping[str, Version]) -> Flow[None]:
+    """Deletes data that nothing names. What is left is found by the next owner, by its seal."""
+    failures: Mapping[str, CheckpointError] = yield Withdraw(tuple(created.items()))
+    for key, failure in failures.items():
+        _log.warning("%s belongs to a save that failed, and is left: %s", key, failure)
 
 
 def _under_new_write_id(index: Object, key: str, attempt: Attempt) -> bytes:
@@ -253,6 +282,10 @@ def _swap(
     except StoreError as error:
         if lost:
             raise _UnansweredError(str(error), path=error.path, transient=error.transient) from error
+        raise
+    except ConflictError as error:
+        if lost:
+            raise _OvertakenError(str(error), path=error.path) from error
         raise
 
 

@@ -26,7 +26,7 @@ import os
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -215,7 +215,7 @@ class Directory:
         if self._suspects:
             yield from self._note_garbage()
         self._suspects.add(f"{path}.")
-        if path in self._listed():
+        if path in self._state.paths:
             yield from self._intend(path)
         return Target(
             path=path,
@@ -226,12 +226,15 @@ class Directory:
             chance=self._chance,
         )
 
-    def publish(self, index: bytes, objects: Retired, target: Target, retention: Retention) -> Flow[None]:
+    def publish(
+        self, index: bytes, objects: Retired, created: Mapping[str, Version], target: Target, retention: Retention
+    ) -> Flow[None]:
         """Makes a checkpoint visible, and notes what retention retires, for `delete_retired`.
 
         Args:
             index: Its encoded index.
             objects: What it consists of, all of it durable.
+            created: Its data objects with their versions, as far as they are known: what is deleted if it fails.
             target: What `begin` said.
             retention: What to keep.
 
@@ -242,8 +245,17 @@ class Directory:
         """
         state = yield from self._next(objects, retention)
         self._own.pop(objects.path, None)  # an index that is put back after a failure is not the one we know
-        replaces = objects.path in self._listed()
-        flow = commit(objects, index, state, target.guard, attempt=target.attempt, url=self._url, replaces=replaces)
+        replaces = objects.path in self._state.paths
+        flow = commit(
+            objects,
+            index,
+            state,
+            target.guard,
+            created=created,
+            attempt=target.attempt,
+            url=self._url,
+            replaces=replaces,
+        )
         published = yield from self._write(flow, state)
         if published.index is not None:
             self._own[objects.path] = objects, published.index
@@ -254,7 +266,7 @@ class Directory:
         """Deletes what the state no longer lists. A failure costs space only: it is logged, and tried again later."""
         if self._fenced:
             return
-        intended, listed = self._record.retired, self._listed()
+        intended, listed = self._record.retired, self._state.paths
         remaining: list[Retired] = []
         for number, retired in enumerate(intended):
             own, version = self._own.get(retired.path, (None, None))
@@ -313,9 +325,6 @@ class Directory:
         """What is to be deleted: as noted, and as the state says, by which the next owner deletes it once more."""
         written = self._state.record or _NO_RECORD
         return (*self._noted, *self._record.retired, *written.retired)
-
-    def _listed(self) -> set[str]:
-        return {*self.preserved, *(entry.path for entry in self.entries), *([self.latest] if self.latest else ())}
 
     def _settle(self) -> Flow[None]:
         """Goes on from writes of ours whose outcome nobody learnt, whether one of them landed or not.
@@ -436,7 +445,7 @@ class Directory:
         newest = self._record.serial + (self._claimed_by != os.getpid())
         return (
             yield from find_garbage(
-                prefixes, term=term, serial=serial, newest=newest, listed=self._listed(), url=self._url
+                prefixes, term=term, serial=serial, newest=newest, listed=self._state.paths, url=self._url
             )
         )
 
@@ -514,7 +523,7 @@ class Directory:
             self._doubts = frozenset()
         self._own.clear()  # others may have replaced what we knew
         self._know(state, found.version if found else None)
-        highest = max((record.highest, *(_number(path) for path in self._listed())))
+        highest = max((record.highest, *(_number(path) for path in self._state.paths)))
         self._record = dataclasses.replace(self._record, highest=highest)
         self._noted = ()
         self._fenced = False

@@ -5,9 +5,8 @@ the requests of one flow one after the other. Tests perform those of many flows,
 
 Promises: what is safe to repeat (reads, listings, recorded deletes) is repeated here while the budget of the flow
 lasts; a conditional request is sent once, and the flow, which alone can read back what became of it, decides
-whether to send it
-again: it yields `Pause` first, which fails when the budget is spent. So no flow sends more requests to a store that
-    keeps failing than its policy has attempts.
+whether to send it again: it yields `Pause` first, which fails when the budget is spent. So no flow sends more requests
+to a store that keeps failing than its policy has attempts.
 """
 
 from collections.abc import Generator
@@ -16,11 +15,11 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from ckpt_remote.buffers import Buffer
-from ckpt_remote.errors import CheckpointError, CorruptError, NotFoundError, StoreError
+from ckpt_remote.errors import CheckpointError, ConflictError, CorruptError, NotFoundError, StoreError
 from ckpt_remote.parallel import run_all
 from ckpt_remote.store import Object, ObjectInfo, PutMode, Retry, Store, Trial, Version
 
-__all__ = ["Delete", "Ends", "Flow", "Get", "List", "Pause", "Put", "Remove", "Request", "run"]
+__all__ = ["Delete", "Ends", "Flow", "Get", "List", "Pause", "Put", "Remove", "Request", "Withdraw", "run"]
 
 T = TypeVar("T")
 
@@ -71,15 +70,19 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Delete objects; answered with the failures by key.
-
-    Attributes:
-        keys: Which.
-        once: Whether the request must not be repeated: where the names may be used again, a late copy would do harm.
-    """
+    """Delete objects, whoever wrote them: of names that are never used again; answered with the failures by key."""
 
     keys: tuple[str, ...]
-    once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Delete objects, each if it is exactly its version, once; answered with the failures by key.
+
+    One that has become another's is no failure: it is left.
+    """
+
+    objects: tuple[tuple[str, Version], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ class Pause:
     failure: CheckpointError
 
 
-Request: TypeAlias = Get | Ends | List | Put | Remove | Delete | Pause
+Request: TypeAlias = Get | Ends | List | Put | Remove | Delete | Withdraw | Pause
 Flow: TypeAlias = Generator[Request, Any, T]
 
 
@@ -126,8 +129,12 @@ def _perform(request: Request, store: Store, trial: Trial) -> object:
             answer = _once(trial, partial(store.put, key, buffers, mode))
         case Remove(key, version):
             answer = _once(trial, partial(store.remove, key, version))
-        case Delete(keys, once):
-            answer = store.delete(keys) if once else _delete(store, keys, trial)
+        case Delete(keys):
+            answer = _delete(store, keys, trial)
+        case Withdraw(objects):
+            removals = [partial(_withdraw, store, key, version) for key, version in objects]
+            outcomes = run_all(removals, threads=_STREAMS, name="ckpt_remote-withdraw")
+            answer = {key: error for (key, _), error in zip(objects, outcomes, strict=True) if error is not None}
         case Pause(failure):
             trial.failures += not isinstance(failure, StoreError)  # those were counted when they happened
             trial.wait(failure)
@@ -156,6 +163,16 @@ def _end(store: Store, info: ObjectInfo, length: int) -> bytes | None:
         return bytes(store.read_range(info.key, info.size - length, length))
     except (NotFoundError, CorruptError):
         return None
+
+
+def _withdraw(store: Store, key: str, version: Version) -> CheckpointError | None:
+    try:
+        store.remove(key, version)
+    except ConflictError:
+        return None
+    except CheckpointError as error:
+        return error
+    return None
 
 
 def _delete(store: Store, keys: tuple[str, ...], trial: Trial) -> dict[str, CheckpointError]:

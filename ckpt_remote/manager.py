@@ -407,7 +407,9 @@ class CheckpointManager(tf.train.CheckpointManager):
             written = write(self._target, self._store, target, options, retry=self._retry)
             serial = self._known.serial
             try:
-                self._perform(self._known.publish(written.index, written.objects, target, self._retention))
+                self._perform(
+                    self._known.publish(written.index, written.objects, written.created, target, self._retention)
+                )
             finally:
                 landed = self._known.serial != serial
         except BaseException:

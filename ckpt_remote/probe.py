@@ -3,14 +3,17 @@
     create, create again            the second must be refused
     replace the version just made   must pass
     replace the version before      must be refused
+    delete the version before       should be refused
 
 Some stores accept conditions and ignore them; some know only a part. Where two writers could destroy each other's
-checkpoints, nothing is written.
+checkpoints, nothing is written. Conditions on deletions are newer than the others and fewer stores know them: without
+them there is only a moment, between a look and a deletion, in which a writer would have to sleep; so that is said.
 
 Promises: the state and the checkpoints are not touched; a lost answer is not taken for a broken word; what it made is
 removed, and if that fails, found by the collection of garbage.
 """
 
+import logging
 import secrets
 
 from ckpt_remote.commit import STATE
@@ -20,6 +23,8 @@ from ckpt_remote.origin import Attempt
 from ckpt_remote.store import Object, PutMode, Version
 
 __all__ = ["CONTROL", "PROBES", "check_store"]
+
+_log = logging.getLogger(__name__)
 
 CONTROL = "_ckpt_remote/"
 """The folder of what is neither a checkpoint nor the state, below the directory."""
@@ -56,6 +61,17 @@ def check_store(attempt: Attempt, state: Version | None, *, url: str) -> Flow[No
         what = "replaced an object of another version than the one it was told (If-Match)"
         raise (yield from probe.broken(what, state))
     try:
+        yield Remove(key, first.version)
+    except CheckpointError:  # as it should; or it stumbles, and is asked again by the next claim
+        pass
+    else:
+        _log.warning(
+            "The store of %s ignores conditions on deletions (If-Match). A writer that sleeps between a look and a "
+            "deletion, and wakes up when another has saved the same number again, could delete the other's index. Save "
+            "no number a second time here while another process may be alive.",
+            url,
+        )
+    try:
         yield Remove(key, second.version)
     except CheckpointError:  # found later, by its seal
         return
@@ -90,7 +106,7 @@ class _Probe:
 
     def broken(self, what: str, state: Version | None) -> Flow[CheckpointError]:
         """The error that says what the store did, unless somebody has claimed the directory and collected the probe."""
-        yield Delete((self._key,), once=True)  # nobody can save here, and so nobody would collect it
+        yield Delete((self._key,))  # nobody can save here, and so nobody would collect it
         current: Object | None = yield Get(STATE)
         if (current and current.version) != state:
             return ConflictError(

@@ -139,6 +139,12 @@ class State:
     last_preserved_timestamp: float = 0.0
     record: Record | None = field(default=None)
 
+    @property
+    def paths(self) -> frozenset[str]:
+        """Every checkpoint that is listed or preserved."""
+        preserved = self.record.preserved if self.record else ()
+        return frozenset((*preserved, *(entry.path for entry in self.entries), *([self.latest] if self.latest else ())))
+
 
 def encode_state(state: State) -> bytes:
     """Prints a state as TensorFlow would, below our comment line if it has a record.

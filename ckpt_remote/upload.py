@@ -12,20 +12,20 @@ It does not write the index and publishes nothing.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from ckpt_remote.buffers import Buffer, total_size
 from ckpt_remote.bundle import Entry, TensorSlice, crc32c, mask, shard_name, slice_key, tensor_key
 from ckpt_remote.errors import CheckpointError, ConflictError, StoreError
-from ckpt_remote.flow import Delete, Ends, Flow, Pause, Put, run
+from ckpt_remote.flow import Ends, Flow, Pause, Put, Withdraw, run
 from ckpt_remote.origin import SEAL_SIZE, Attempt
 from ckpt_remote.parallel import run_all
 from ckpt_remote.plan import Piece, Shard
-from ckpt_remote.store import ObjectInfo, Retry, Store
+from ckpt_remote.store import ObjectInfo, Retry, Store, Version
 
-__all__ = ["STREAMS", "create", "index_entries", "upload_data", "upload_shards"]
+__all__ = ["STREAMS", "Uploaded", "create", "index_entries", "upload_data", "upload_shards"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,8 +33,24 @@ _log = logging.getLogger(__name__)
 STREAMS = 32
 
 
-def create(key: str, buffers: Sequence[Buffer], attempt: Attempt) -> Flow[None]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uploaded:
+    """Shards that are durable.
+
+    Attributes:
+        checksums: For each the masked crc32c of each of its pieces.
+        created: The objects with their versions, but for those whose answer was lost.
+    """
+
+    checksums: tuple[tuple[int, ...], ...]
+    created: Mapping[str, Version]
+
+
+def create(key: str, buffers: Sequence[Buffer], attempt: Attempt) -> Flow[Version | None]:
     """Creates an object that ends with the attempt's seal.
+
+    Returns:
+        Its version; None if the answer was lost, and only its seal says that it is there.
 
     Raises:
         ConflictError: There is an object of that name that this attempt did not write.
@@ -45,7 +61,7 @@ def create(key: str, buffers: Sequence[Buffer], attempt: Attempt) -> Flow[None]:
     info = ObjectInfo(key, total_size(sealed))
     while True:
         try:
-            yield Put(key, sealed, "create")
+            version: Version = yield Put(key, sealed, "create")
         except StoreError as error:
             if not error.transient:
                 raise
@@ -53,13 +69,13 @@ def create(key: str, buffers: Sequence[Buffer], attempt: Attempt) -> Flow[None]:
         except ConflictError as error:  # perhaps with ourselves: something below may have sent it twice
             failure = error
         else:
-            return
+            return version
         try:
             ends: tuple[bytes | None, ...] = yield Ends((info,), SEAL_SIZE)
         except StoreError as error:
             raise failure from error
         if ends[0] == seal:
-            return
+            return None
         if isinstance(failure, ConflictError):
             raise failure
         yield Pause(failure)
@@ -72,7 +88,7 @@ class _Upload:
     store: Store
     attempt: Attempt
     retry: Retry
-    created: list[str] = field(default_factory=list)
+    created: dict[str, Version] = field(default_factory=dict)
 
     def shard(self, key: str, shard: Shard) -> tuple[int, ...]:
         """Uploads one shard and returns the masked checksum of each piece."""
@@ -82,8 +98,9 @@ class _Upload:
             else piece.tensor.crc32c
             for piece in shard
         )
-        run(create(key, [piece.data for piece in shard], self.attempt), self.store, self.retry)
-        self.created.append(key)
+        version = run(create(key, [piece.data for piece in shard], self.attempt), self.store, self.retry)
+        if version is not None:
+            self.created[key] = version
         return checksums
 
 
@@ -95,7 +112,7 @@ def upload_shards(
     attempt: Attempt,
     retry: Retry,
     streams: int = STREAMS,
-) -> list[tuple[int, ...]]:
+) -> Uploaded:
     """Creates one object for each shard.
 
     Args:
@@ -106,9 +123,6 @@ def upload_shards(
         retry: How to repeat requests that a store fails to answer.
         streams: How many requests are in flight at most.
 
-    Returns:
-        For each shard the masked crc32c of each of its pieces.
-
     Raises:
         ConflictError: An object of that name exists already. What this call created was deleted.
         StoreError: The store kept failing. What this call provably created was deleted.
@@ -116,30 +130,21 @@ def upload_shards(
     upload = _Upload(store, attempt, retry)
     tasks = [partial(upload.shard, name(number), shard) for number, shard in enumerate(shards)]
     try:
-        return run_all(tasks, threads=streams, name="ckpt_remote-upload")
+        checksums = run_all(tasks, threads=streams, name="ckpt_remote-upload")
     except Exception:  # after Ctrl-C requests are still under way: what they leave is found by the next save
         _withdraw(store, upload.created, retry)
         raise
+    return Uploaded(checksums=tuple(checksums), created=upload.created)
 
 
-def _withdraw(store: Store, created: Iterable[str], retry: Retry) -> None:
-    """Deletes what nothing refers to yet; a failure costs space, and is said, but does not hide the first error.
-
-    Once: as soon as it has landed, another writer may use the names.
-    """
-    keys = tuple(created)
-    if not keys:
-        return
-    try:
-        failures = run(_delete_once(keys), store, retry)
-    except CheckpointError as error:
-        failures = dict.fromkeys(keys, error)
-    for key, failure in failures.items():
+def _withdraw(store: Store, created: Mapping[str, Version], retry: Retry) -> None:
+    """Deletes what nothing refers to yet; a failure costs space, and is said, but does not hide the first error."""
+    for key, failure in run(_take_back(created), store, retry).items():
         _log.warning("%s was written for a save that failed, and could not be deleted: %s", store.url_of(key), failure)
 
 
-def _delete_once(keys: tuple[str, ...]) -> Flow[dict[str, CheckpointError]]:
-    failures: dict[str, CheckpointError] = yield Delete(keys, once=True)
+def _take_back(created: Mapping[str, Version]) -> Flow[dict[str, CheckpointError]]:
+    failures: dict[str, CheckpointError] = yield Withdraw(tuple(created.items()))
     return failures
 
 
@@ -151,7 +156,7 @@ def upload_data(
     attempt: Attempt,
     counts: Iterable[int],
     retry: Retry,
-) -> tuple[int, list[tuple[int, ...]]]:
+) -> tuple[int, Uploaded]:
     """Uploads the data objects of a checkpoint.
 
     TensorFlow takes the count in the data objects' names from the index and does not mind unused numbers, so where
@@ -166,7 +171,7 @@ def upload_data(
         retry: How to repeat requests that a store fails to answer.
 
     Returns:
-        The count in the names, and for each shard the masked crc32c of each of its pieces.
+        The count in the names, and what was written.
 
     Raises:
         ConflictError: There are objects under every count.

@@ -100,7 +100,7 @@ def test_the_first_save_in_a_fresh_directory_lists_nothing_and_writes_the_state_
 
     assert 0 == sum(asked.verb == "list" for asked in desk.log)
     assert (2, 1, PARTS) == (counts["put state"], counts["put index"], counts["put data"])
-    assert 7 == sum(count for what, count in counts.items() if "probe" in what)
+    assert 8 == sum(count for what, count in counts.items() if "probe" in what)
 
 
 def test_a_save_of_a_listed_number_writes_the_state_once_more_for_the_intention(desk):

@@ -11,7 +11,7 @@ from ckpt_remote.commit import commit, delete_retired, describe, foresee, publis
 from ckpt_remote.errors import ConflictError, CorruptError, StoreError, UnknownOutcomeError
 from ckpt_remote.flow import Delete, Get, Pause, Put, Remove
 from ckpt_remote.origin import new_attempt, new_term, read_write_id
-from ckpt_remote.state import Record, Retired, State, decode_state
+from ckpt_remote.state import Record, Retired, State, decode_state, encode_state
 from ckpt_remote.store import Object, Version
 
 URL = "s3://bucket/run"
@@ -177,7 +177,7 @@ def test_a_refusal_for_good_is_not_repeated():
 def test_the_index_is_published_before_the_state():
     requests, model = [], Model()
     model.objects["checkpoint"] = Object(b"", Version("claimed"))
-    writer = Writer(commit(NEW, b"index", state("ckpt-1"), Version("claimed"), attempt=OURS, url=URL))
+    writer = Writer(commit(NEW, b"index", state("ckpt-1"), Version("claimed"), created=CREATED, attempt=OURS, url=URL))
     while writer.request is not None:
         requests.append(writer.request.key)
         writer.step(model, lose=False)
@@ -226,6 +226,7 @@ def test_a_writer_that_is_fenced_replaces_no_index_however_late_it_wakes_up():
 
 
 NEW = Retired(path="ckpt-1", write_id="new", used=1, of=7)
+CREATED = {NEW.data[0]: Version("d")}
 
 
 class Ending(Model):
@@ -234,18 +235,19 @@ class Ending(Model):
     def __init__(self, errors, **objects):
         super().__init__({"checkpoint": Object(b"", GUARD), NEW.data[0]: Object(b"new", Version("d")), **objects})
         self.errors = list(errors)
+        self.rival = Object(encode_state(State(latest="ckpt-5")), Version("another"))
 
     def perform(self, request):
         if not (isinstance(request, Put) and request.key == "checkpoint"):
             return super().perform(request)
         error = self.errors.pop(0)
         if isinstance(error, ConflictError):
-            self.objects["checkpoint"] = Object(b"another's", Version("another"))
+            self.objects["checkpoint"] = self.rival
         raise error
 
 
 def commit_on(model):
-    return run_to_end(commit(NEW, b"new", state("ckpt-1"), GUARD, attempt=OURS, url=URL), model)
+    return run_to_end(commit(NEW, b"new", state("ckpt-1"), GUARD, created=CREATED, attempt=OURS, url=URL), model)
 
 
 SEALED = new_attempt(TERM, 1).write_id("ckpt-1.index")
@@ -277,22 +279,82 @@ def test_a_state_that_is_refused_takes_a_new_index_back_too():
     assert {"checkpoint"} == model.objects.keys()
 
 
-def test_what_is_taken_back_is_deleted_once_because_the_names_may_be_used_again():
-    model, deletions = Ending([StoreError("refused")]), []
-    perform = model.perform
-    model.perform = lambda request: (isinstance(request, Delete) and deletions.append(request)) or perform(request)
+def test_data_that_another_has_overwritten_are_not_taken_back():
+    """As a stock manager does, which knows no conditions."""
+    model = Ending([StoreError("refused")])
+    model.objects[NEW.data[0]] = Object(b"a stock manager's", Version("another"))
     commit_on(model)
 
-    assert [Delete(NEW.data, once=True)] == deletions
+    assert b"a stock manager's" == model.objects[NEW.data[0]].data
 
 
-@pytest.mark.parametrize("before", [{}, {"ckpt-1.index": "old"}], ids=["new", "replaced"])
-def test_a_lost_race_deletes_nothing_and_leaves_everything_to_the_winner(before):
-    model = Ending([ConflictError("lost")], **{key: indexed(name, 3, used=2) for key, name in before.items()})
+def test_a_lost_race_takes_its_own_back_and_touches_nothing_of_the_winner():
+    model = Ending([ConflictError("lost")])
+
+    assert isinstance(commit_on(model), ConflictError)
+    assert {"checkpoint": model.rival} == model.objects
+
+
+def test_a_race_that_is_lost_before_the_index_is_there_takes_the_data_back():
+    model = Ending([])
+    model.objects["checkpoint"] = model.rival
+    model.objects["ckpt-1.index"] = theirs = indexed("theirs", 3, used=2)
+
+    assert isinstance(commit_on(model), ConflictError)
+    assert {"checkpoint": model.rival, "ckpt-1.index": theirs} == model.objects
+
+
+def test_a_lost_race_puts_an_unlisted_index_back():
+    old = indexed("old", 3, used=2)
+    model = Ending([ConflictError("lost")], **{"ckpt-1.index": old})
+
+    assert isinstance(commit_on(model), ConflictError)
+    assert decode_index(old.data).entries == decode_index(model.objects["ckpt-1.index"].data).entries
+    assert {"checkpoint", "ckpt-1.index"} == model.objects.keys()
+
+
+@pytest.mark.parametrize(
+    "rival", [encode_state(State(latest="ckpt-1")), b"what is this?"], ids=["lists it", "cannot be read"]
+)
+def test_a_lost_race_leaves_what_the_state_may_list(rival):
+    """A stock manager that went on from our state lists our checkpoint, and dropped our write id."""
+    model = Ending([ConflictError("lost")])
+    model.rival = Object(rival, Version("another"))
 
     assert isinstance(commit_on(model), ConflictError)
     assert {"checkpoint", "ckpt-1.index", NEW.data[0]} == model.objects.keys()
-    assert (b"another's", b"new") == (model.objects["checkpoint"].data, model.objects["ckpt-1.index"].data)
+
+
+def test_a_lost_race_for_a_listed_number_leaves_its_data_to_the_winner():
+    """Who took over gave the index that lies there a new write id, whichever it was."""
+    model = Ending([ConflictError("lost")], **{"ckpt-1.index": indexed("old", 3, used=2)})
+
+    assert isinstance(run_to_end(replacing(model), model), ConflictError)
+    assert {"checkpoint", "ckpt-1.index", NEW.data[0]} == model.objects.keys()
+
+
+def test_a_swap_of_a_listed_index_that_is_reported_as_lost_leaves_its_data_to_the_winner():
+    """It had landed, and the client sent it twice; who took over gave it a new write id, and it names our data."""
+    model = Ending([], **{"ckpt-1.index": indexed("new, settled by the winner", 7, used=1)})
+    model.objects["checkpoint"] = model.rival
+
+    assert isinstance(run_to_end(replacing(model), model), ConflictError)
+    assert {"checkpoint", "ckpt-1.index", NEW.data[0]} == model.objects.keys()
+
+
+@pytest.mark.parametrize("overtaken", ["at the index", "at the state"])
+def test_a_lost_race_whose_index_may_land_late_keeps_its_data(overtaken):
+    model = Ending([ConflictError("lost")])
+    writer = Writer(commit(NEW, b"new", state("ckpt-1"), GUARD, created=CREATED, attempt=OURS, url=URL))
+    writer.step(model, lose=True)
+    if overtaken == "at the index":
+        del model.objects["ckpt-1.index"]
+        model.objects["checkpoint"] = model.rival
+    while writer.request is not None:
+        writer.step(model, lose=False)
+
+    assert isinstance(writer.outcome, ConflictError)
+    assert NEW.data[0] in model.objects
 
 
 def test_a_refusal_after_a_lost_answer_is_an_unknown_outcome_and_takes_nothing_back():
@@ -304,7 +366,7 @@ def test_a_refusal_after_a_lost_answer_is_an_unknown_outcome_and_takes_nothing_b
 
 def test_an_index_that_may_land_late_keeps_its_data():
     model = Ending([StoreError("refused")])
-    writer = Writer(commit(NEW, b"new", state("ckpt-1"), GUARD, attempt=OURS, url=URL))
+    writer = Writer(commit(NEW, b"new", state("ckpt-1"), GUARD, created=CREATED, attempt=OURS, url=URL))
     writer.step(model, lose=True)
     while writer.request is not None:
         writer.step(model, lose=False)
@@ -325,7 +387,7 @@ class Mute(Ending):
 
 
 def replacing(model):
-    return commit(NEW, b"new", state("ckpt-1"), GUARD, attempt=OURS, url=URL, replaces=True)
+    return commit(NEW, b"new", state("ckpt-1"), GUARD, created=CREATED, attempt=OURS, url=URL, replaces=True)
 
 
 def test_a_listed_number_whose_index_was_taken_back_has_not_changed():
@@ -377,7 +439,7 @@ def test_a_listed_number_whose_index_may_land_late_is_an_unknown_outcome():
 
 def test_taking_back_spares_an_index_that_somebody_has_replaced_since():
     model = Ending([StoreError("refused")])
-    writer = Writer(commit(NEW, b"new", state("ckpt-1"), GUARD, attempt=OURS, url=URL))
+    writer = Writer(commit(NEW, b"new", state("ckpt-1"), GUARD, created=CREATED, attempt=OURS, url=URL))
     while not isinstance(writer.request, Remove):
         writer.step(model, lose=False)
     model.objects["ckpt-1.index"] = Object(b"another's", Version("another"))

@@ -64,11 +64,13 @@ def save(known, path, value, retention=KEEP_ALL):
     yield from known.claim("ckpt")
     target = yield from known.begin(path)
     count = next(target.counts(1))
-    yield from create(shard_name(path, 0, count), [value], target.attempt)
+    key = shard_name(path, 0, count)
+    created = {key: (yield from create(key, [value], target.attempt))}
     write_id = target.attempt.write_id(index_name(path))
     entries = {b"t": Entry(4, (len(value),), size=len(value), crc32c=mask(crc32c(value)))}
     index = encode_index(Index(Header(num_shards=count, write_id=write_id), entries))
-    yield from known.publish(index, Retired(path=path, write_id=write_id, used=1, of=count), target, retention)
+    objects = Retired(path=path, write_id=write_id, used=1, of=count)
+    yield from known.publish(index, objects, created, target, retention)
     yield from known.delete_retired()
 
 
@@ -206,15 +208,15 @@ def test_collecting_needs_the_directory_and_a_rival_wins_it():
     assert "ckpt-9.data-00000-of-00001" in model.objects
 
 
-def test_only_a_recorded_delete_is_repeated():
-    """The flows name the others: their names may be used again as soon as they have landed."""
+def test_only_what_the_state_says_is_deleted_by_name():
+    """All else by version: names may be used again as soon as the deletion has landed."""
     model = Model(generations=False)
     known = make_directory(model)
     keep_one = Retention(max_to_keep=1, keep_checkpoint_every_n_hours=None)
     perform(save(known, "ckpt-1", b"x", keep_one), model)
     sleeper = Sleeper(save(known, "ckpt-2", b"x", keep_one), model)
     while sleeper.request is not None:
-        if isinstance(sleeper.request, Delete) and not sleeper.request.once:
+        if isinstance(sleeper.request, Delete):
             state = decode_state(model.perform(Get("checkpoint")).data, path="", directories=())
             assert set(sleeper.request.keys) <= {key for retired in state.record.retired for key in retired.data}
         sleeper.step()

@@ -4,7 +4,7 @@ import pytest
 from support.places import Place, read_all
 
 from ckpt_remote.errors import ConflictError, CorruptError, NotFoundError, StoreError
-from ckpt_remote.flow import Delete, Ends, Get, List, Pause, Put, Remove, run
+from ckpt_remote.flow import Delete, Ends, Get, List, Pause, Put, Remove, Withdraw, run
 from ckpt_remote.progress import Repeated, listen
 from ckpt_remote.store import Object, ObjectInfo, Policy, Retry, Retrying, Version
 
@@ -273,11 +273,12 @@ def test_a_deletion_that_is_refused_is_reported_and_not_repeated():
     assert 1 == len(store.asked)
 
 
-def test_a_deletion_that_must_not_be_repeated_is_not():
-    store = Failing(BUSY)
+def test_a_withdrawal_asks_for_each_object_once_leaves_anothers_and_reports_the_rest():
+    store = Failing(ConflictError("another version"), BUSY)
+    objects = (("a", Version("1")), ("b", Version("2")), ("c", Version("3")))
 
-    assert [{"b": BUSY}] == run(asking(Delete(("a", "b"), once=True)), store, Retry())
-    assert [("delete", ("a", "b"))] == store.asked
+    assert {BUSY} == set(run(asking(Withdraw(objects)), store, Retry())[0].values())
+    assert sorted(("remove", *it) for it in objects) == sorted(store.asked)
 
 
 def test_a_flow_asks_the_store_that_repeats_nothing():

@@ -254,3 +254,19 @@ def test_a_probe_that_cannot_be_removed_is_left_and_costs_no_claim():
     ((key, data),) = read_all(place).items()
 
     assert OURS == read_seal(data[-SEAL_SIZE:], key)
+
+
+@pytest.mark.parametrize("forgetful", [True, False])
+def test_a_store_that_ignores_conditions_on_deletions_only_is_served_with_a_warning(forgetful, caplog):
+    class Forgetful(Standing):
+        def remove(self, key, version):
+            if forgetful:
+                self._store.delete([key])
+            else:
+                self._store.remove(key, version)
+
+    place = Place.in_memory()
+    check(Forgetful(place.store()))
+
+    assert {} == read_all(place)
+    assert forgetful == ("s3://bucket/run ignores conditions on deletions (If-Match)" in caplog.text)

@@ -114,7 +114,7 @@ def a_half_done_replacement_is_not_ended(monkeypatch):
 
 
 def the_state_is_written_before_the_index(monkeypatch):
-    def early(objects, index, state, version, *, attempt, url, replaces):
+    def early(objects, index, state, version, *, url, **rest):
         published = yield from commit.publish_state(state, version, url=url)
         if published.version is not None:
             yield from commit.publish(objects.index, index, guard=published.version, url=url)
@@ -124,7 +124,7 @@ def the_state_is_written_before_the_index(monkeypatch):
 
 
 def indexes_are_deleted_by_name(monkeypatch):
-    monkeypatch.setattr(commit, "Remove", lambda key, version: Delete((key,), once=True))
+    monkeypatch.setattr(commit, "Remove", lambda key, version: Delete((key,)))
 
 
 def names_are_used_again(monkeypatch):
@@ -174,12 +174,12 @@ def an_index_is_put_back_byte_for_byte(monkeypatch):
 
 
 def a_failed_save_takes_back_what_another_owns(monkeypatch):
-    def eager(objects, index, state, version, *, attempt, url, replaces):
+    def eager(objects, index, state, version, *, url, **rest):
         put = yield from commit.publish(objects.index, index, guard=version, url=url)
         try:
             published = yield from commit.publish_state(state, version, url=url)
         except (ConflictError, StoreError, UnknownOutcomeError):
-            yield Delete((objects.index, *objects.data), once=True)
+            yield Delete((objects.index, *objects.data))
             raise
         return dataclasses.replace(published, index=put.after.version)
 

@@ -214,7 +214,8 @@ class Fuzzing:
         target = self._run(known.begin("ckpt-7"))
         objects = Retired(path=target.path, write_id=target.attempt.write_id("ckpt-7.index"), used=0, of=1)
         index = encode_index(Index(Header(num_shards=1, write_id=objects.write_id or ""), {}))
-        self._run(known.publish(index, objects, target, Retention(max_to_keep=1, keep_checkpoint_every_n_hours=None)))
+        keep = Retention(max_to_keep=1, keep_checkpoint_every_n_hours=None)
+        self._run(known.publish(index, objects, {}, target, keep))
         self._run(known.delete_retired())
         self._run(known.collect(dry_run=False))
 

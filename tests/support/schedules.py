@@ -18,7 +18,7 @@ from ckpt_remote.bundle import Entry, Header, Index, crc32c, decode_index, encod
 from ckpt_remote.commit import STATE
 from ckpt_remote.directory import Directory, Retention
 from ckpt_remote.errors import CheckpointError, ConflictError, StoreError, UnknownOutcomeError, UnsupportedError
-from ckpt_remote.flow import Delete, Ends, Get, List, Pause, Put, Remove
+from ckpt_remote.flow import Delete, Ends, Get, List, Pause, Put, Remove, Withdraw
 from ckpt_remote.origin import read_write_id
 from ckpt_remote.state import Retired, State, decode_state
 from ckpt_remote.store import Object, ObjectInfo, Version
@@ -28,7 +28,7 @@ __all__ = ["ATTEMPTS", "BrokenPromiseError", "Outcome", "World", "explore"]
 
 URL = "s3://bucket/run"
 ATTEMPTS = 4
-_WRITES = (Put, Remove, Delete)
+_WRITES = (Put, Remove, Delete, Withdraw)
 
 
 class BrokenPromiseError(AssertionError):
@@ -44,27 +44,37 @@ class Model:
     serial: int = 0
 
     def perform(self, request):
+        answer = None
         match request:
             case Get(key):
-                return self.objects.get(key)
+                answer = self.objects.get(key)
             case Ends(objects, length):
-                return tuple(self._end(info, length) for info in objects)
+                answer = tuple(self._end(info, length) for info in objects)
             case List(prefix):
-                return tuple(
-                    ObjectInfo(k, len(o.data)) for k, o in sorted(self.objects.items()) if k.startswith(prefix)
-                )
+                found = ((key, it.data) for key, it in sorted(self.objects.items()) if key.startswith(prefix))
+                answer = tuple(ObjectInfo(key, len(data)) for key, data in found)
             case Put(key, buffers, mode):
-                return self._put(key, b"".join(buffers), mode)
+                answer = self._put(key, b"".join(buffers), mode)
             case Remove(key, version):
-                if key in self.objects and self.objects[key].version != version:
+                if not self._remove(key, version):
                     raise ConflictError("another version")
-                self.objects.pop(key, None)
-                return None
+            case Withdraw(objects):
+                for key, version in objects:
+                    self._remove(key, version)
+                answer = {}
             case Delete(keys):
                 for key in keys:
                     self.objects.pop(key, None)
-                return {}
-        raise AssertionError(request)
+                answer = {}
+            case _:
+                raise AssertionError(request)
+        return answer
+
+    def _remove(self, key, version):
+        if key in self.objects and self.objects[key].version != version:
+            return False
+        self.objects.pop(key, None)
+        return True
 
     def _put(self, key, data, mode):
         current = self.objects.get(key)
@@ -192,10 +202,14 @@ class World:
         yield from known.claim("ckpt")
         path = f"ckpt-{self._number(known)}"
         target = yield from known.begin(path)
-        index, objects, value = yield from self._upload(target)
+        index, objects, created, value = yield from self._upload(target)
         try:
             yield from known.publish(
-                index, objects, target, Retention(max_to_keep=self.keep, keep_checkpoint_every_n_hours=self.hours)
+                index,
+                objects,
+                created,
+                target,
+                Retention(max_to_keep=self.keep, keep_checkpoint_every_n_hours=self.hours),
             )
         except (ConflictError, StoreError):
             self.failed_states.add((path, value))
@@ -221,17 +235,17 @@ class World:
             f"value {self.values} of {target.path}, part {part}".encode() for part in range(self.chance.randint(1, 2))
         ]
         for count in target.counts(len(shards)):
-            created = []
+            created = {}
             try:
                 for number, data in enumerate(shards):
                     key = shard_name(target.path, number, count)
-                    yield from create(key, [data], target.attempt)
-                    created.append(key)
+                    version = yield from create(key, [data], target.attempt)
+                    created |= {key: version} if version else {}
                 break
             except CheckpointError as error:
                 if created:
                     try:
-                        yield Delete(tuple(created), once=True)
+                        yield Withdraw(tuple(created.items()))
                     except StoreError:
                         self.events["withdrawal failed"] += 1
                 if not isinstance(error, ConflictError):
@@ -246,7 +260,7 @@ class World:
         }
         index = Index(Header(num_shards=count, write_id=write_id), entries)
         objects = Retired(path=target.path, write_id=write_id, used=len(shards), of=count)
-        return encode_index(index), objects, write_id
+        return encode_index(index), objects, created, write_id
 
     def _reader(self):
         for _ in range(10):
@@ -332,13 +346,15 @@ class World:
         if kind == "late":
             self.late.append(request)
         actor.failures += 1
-        repeatable = isinstance(request, (Get, Ends, List)) or (isinstance(request, Delete) and not request.once)
+        repeatable = isinstance(request, (Get, Ends, List, Delete))
         if repeatable and actor.failures < ATTEMPTS:
             return  # the driver sends it again
         failures = actor.failures
         error = StoreError("no answer", transient=True)
         if isinstance(request, Delete):
             self._advance(actor, dict.fromkeys(request.keys, error))
+        elif isinstance(request, Withdraw):
+            self._advance(actor, {key: error for key, _ in request.objects})
         else:
             self._advance(actor, error=error)
         if failures >= ATTEMPTS:
