@@ -73,6 +73,10 @@ class Account:
             credential_provider=None if self.credentials is None else _Provider(self.credentials),
         )
 
+    def close(self) -> None:
+        """Give boto3's connections back."""
+        self.client.close()
+
     @property
     def endpoint(self) -> str:
         """Where requests go."""
@@ -165,7 +169,7 @@ def _loader(search_path: str | None) -> Any:
 
 def _credentials(parsed: options.S3Options, session: Any) -> tuple[Any, str]:
     if parsed.anon:
-        return None, "none (anon=True)"
+        return None, faults.ANONYMOUS
     if parsed.key:
         if not parsed.secret:
             raise boto.PartialCredentialsError(provider="storage_options", cred_var="secret")

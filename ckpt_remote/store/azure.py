@@ -8,14 +8,17 @@ and otherwise obstore (environment, workload identity, managed identity, Azure C
 import datetime as dt
 import importlib.util
 import inspect
+import socket
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from fsspec import asyn
 from obstore.store import AzureStore
 
-from ckpt_remote.store import azure_options, deadline
+from ckpt_remote.store import azure_options, deadline, faults
 
 __all__ = ["Account", "connect"]
 
@@ -69,6 +72,21 @@ class Account:
             credential_provider=self.provider,
         )
 
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def unconnected(self) -> str:
+        """The operating system's word for why no connection can be made; empty if one can, or if a proxy makes it."""
+        parts = urlsplit(self.options.endpoint)
+        host, port = parts.hostname or "", parts.port or {"http": 80}.get(parts.scheme, 443)
+        if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+            return ""
+        try:
+            socket.create_connection((host, port), deadline.CONNECT_SECONDS).close()
+        except OSError as error:
+            return type(error).__name__
+        return ""
+
 
 def connect(options: azure_options.AzureOptions, container: str) -> Account:
     """The account that the options name. Sends nothing."""
@@ -82,7 +100,7 @@ def connect(options: azure_options.AzureOptions, container: str) -> Account:
     elif options.credential is not None:
         provider, source = _tokens(options.credential), "the credential in storage_options"
     elif options.anon:
-        source = "none (anonymous)"
+        source = faults.ANONYMOUS
     elif importlib.util.find_spec("azure") and importlib.util.find_spec("azure.identity"):
         found = importlib.import_module("azure.identity").DefaultAzureCredential()
         provider, source = _tokens(found), "found by DefaultAzureCredential"

@@ -5,7 +5,9 @@ fsspec's own configuration (`fsspec.config`, `FSSPEC_ABFS_...`) supplies what is
 a `ValueError`, one that obstore cannot honour an `UnsupportedError`. adlfs itself is not needed.
 """
 
+import base64
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -48,6 +50,7 @@ _WITHOUT_EFFECT = (
     "version_aware",
 )
 _NO = ("false", "0", "f", "")
+_ENDPOINT = re.compile(r"https?://[\w.:\[\]-]+(/[^?#]*)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,8 @@ def parse_azure_options(storage_options: Mapping[str, Any], location: urls.Bucke
     """The options, with fsspec's configuration and the environment underneath.
 
     Raises:
-        ValueError: An option that nobody knows, or one that cannot be meant; no account.
+        ValueError: An option that nobody knows, or one that cannot be meant; no account; a key or a connection string
+            that is none.
         UnsupportedError: An option that obstore cannot honour.
     """
     given = fsspec.config.apply_config(SimpleNamespace(protocol=("abfs", "az", "abfss")), dict(storage_options))
@@ -124,12 +128,20 @@ def _options(meant: Mapping[str, Any]) -> AzureOptions:
     if isinstance(credential, str):  # adlfs: a signature, or a key
         key, token = (None, credential) if "sig=" in credential else (credential, None)
         credential = None
+    if key and not credential:
+        _require_key(str(key))
+    endpoint = meant.get("endpoint") or f"https://{host}"
+    if not _ENDPOINT.fullmatch(endpoint):
+        raise ValueError(
+            f"Azure's endpoint must be like https://account.blob.core.windows.net, which {urls.shown(endpoint)!r} is "
+            f"not: correct the connection_string or account_host."
+        )
     principal = tuple(str(meant.get(part, "")) for part in ("client_id", "client_secret", "tenant_id"))
     anonymous = meant.get("anon", os.environ.get("AZURE_STORAGE_ANON", "false").lower() not in _NO)
     named = any((credential, key, token, all(principal)))
     return AzureOptions(
         account_name=name,
-        endpoint=meant.get("endpoint") or f"https://{host}",
+        endpoint=endpoint,
         credential=credential,
         account_key=None if credential else key,
         sas_token=None if credential or key else token,
@@ -144,19 +156,42 @@ def _waits(meant: Mapping[str, Any]) -> dict[str, float]:
     return {ours: float(meant[theirs]) for theirs, ours in names.items() if theirs in meant}
 
 
+def _require_key(key: str) -> None:
+    """Pass if it can be an account's key. It does not say what was given: that is a secret, if not the right one."""
+    try:
+        base64.b64decode(key, validate=True)
+    except ValueError:
+        wrong = True
+    else:
+        wrong = False
+    if wrong:  # outside of the handler, so that nothing of the key is in the error's context
+        raise ValueError(
+            "The account key for Azure is not base64, as every account key is: copy it whole, its last = included, "
+            "from the portal (account_key, credential or connection_string in storage_options, or AZURE_STORAGE_...)."
+        )
+
+
 def _parse_connection_string(text: str) -> dict[str, Any]:
     """What Azure's portal hands out, taken apart."""
-    parts = dict(part.split("=", 1) for part in text.strip().strip(";").split(";") if "=" in part)
-    name = parts.get("AccountName")
-    endpoint = parts.get("BlobEndpoint")
-    if not endpoint and name:
-        scheme, suffix = parts.get("DefaultEndpointsProtocol", "https"), parts.get("EndpointSuffix", "core.windows.net")
+    named = (part.split("=", 1) for part in text.split(";") if "=" in part)
+    parts = {name.strip().lower(): value.strip() for name, value in named}
+    name, endpoint = parts.get("accountname"), parts.get("blobendpoint")
+    key, token = parts.get("accountkey"), parts.get("sharedaccesssignature")
+    if not (name or endpoint) or not (key or token):
+        raise ValueError(
+            f"The connection_string for Azure lacks {_missing(name or endpoint)}: copy it whole from the portal, as in "
+            f"AccountName=...;AccountKey=...;EndpointSuffix=core.windows.net (or give account_name and a credential)."
+        )
+    if not endpoint:
+        scheme, suffix = parts.get("defaultendpointsprotocol", "https"), parts.get("endpointsuffix", "core.windows.net")
         endpoint = f"{scheme}://{name}.blob.{suffix}"
-    if endpoint and not name:
-        name = endpoint.partition("://")[2].partition(".")[0]
     return {
-        "account_name": name,
-        "endpoint": (endpoint or "").rstrip("/"),
-        "account_key": parts.get("AccountKey"),
-        "sas_token": parts.get("SharedAccessSignature"),
+        "account_name": name or endpoint.partition("://")[2].partition(".")[0],
+        "endpoint": endpoint.rstrip("/"),
+        "account_key": key,
+        "sas_token": token,
     }
+
+
+def _missing(place: str | None) -> str:
+    return "AccountKey and SharedAccessSignature" if place else "AccountName and BlobEndpoint"

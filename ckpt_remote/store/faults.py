@@ -8,14 +8,18 @@ credential, only the name of the place they came from.
 import datetime as dt
 import email.utils
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import TypeAlias
 
 from ckpt_remote import errors
 
 __all__ = [
+    "ANONYMOUS",
     "ExpiredError",
+    "Meaning",
+    "PassingError",
     "Request",
     "conflict",
     "corrupt",
@@ -41,9 +45,37 @@ _TRANSIENT = frozenset(
 )
 _LONGEST_WISH = 3600.0
 
+ANONYMOUS = "none (anonymous)"
+"""The source of credentials where requests carry none."""
+
 
 class ExpiredError(errors.StoreError):
     """The credentials have ended: a refusal that others, fetched anew, may be spared. Nothing was done."""
+
+
+class PassingError(errors.StoreError):
+    """The same request may pass later unchanged.
+
+    Args:
+        message: As for `StoreError`.
+        path: As for `StoreError`.
+        retry_after: As for `StoreError`.
+        cause: What went wrong, without the object and the advice.
+
+    Attributes:
+        questions: How many other requests were sent to learn the cause. Budgets count them.
+    """
+
+    def __init__(
+        self, message: str, *, path: str | None = None, retry_after: float | None = None, cause: str = ""
+    ) -> None:
+        super().__init__(message, path=path, transient=True, retry_after=retry_after)
+        self.cause = cause
+        self.questions = 0
+
+    def about(self, request: "Request") -> "PassingError":
+        """The same trouble, met by another request."""
+        return unreachable(request, self.cause, self.retry_after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +85,18 @@ class Request:
     Args:
         verb: The operation, as in "cannot `verb` the object".
         url: The object or directory.
-        credentials: Where the credentials came from; empty where none are used.
+        credentials: Where the credentials came from; `ANONYMOUS`, or empty where the store knows none.
+        endpoint: Where requests go, as far as it is known.
     """
 
     verb: str
     url: str
     credentials: str = ""
+    endpoint: str = ""
+
+
+Meaning: TypeAlias = Callable[[Request], errors.CheckpointError]
+"""What a trouble of the store, which is none of one object, means for whoever asked it something."""
 
 
 def not_found(request: Request, what: str = "there is no such object") -> errors.NotFoundError:
@@ -90,18 +128,21 @@ def refused(request: Request, cause: str) -> errors.StoreError:
     return errors.StoreError(_refusal(request, cause), path=request.url)
 
 
-def expired(request: Request, cause: str) -> ExpiredError:
-    """The credentials were good once; asking again with the same ones will not help."""
+def expired(request: Request, cause: str) -> errors.StoreError:
+    """The credentials were good once; asking again with the same ones will not help. As `refused` if there are none."""
+    if request.credentials == ANONYMOUS:
+        return refused(request, cause)
     return ExpiredError(_refusal(request, cause), path=request.url)
 
 
-def unreachable(request: Request, cause: str, retry_after: float | None = None) -> errors.StoreError:
+def unreachable(request: Request, cause: str, retry_after: float | None = None) -> PassingError:
     """No answer, a broken one, or "later": the same request may pass if it is sent again."""
-    return errors.StoreError(
-        f"Cannot {request.verb} {request.url}: {cause}. Check the endpoint and the network if this persists.",
+    endpoint = f"endpoint {request.endpoint}".strip()
+    return PassingError(
+        f"Cannot {request.verb} {request.url}: {cause}. Check the {endpoint} and the network if this persists.",
         path=request.url,
-        transient=True,
         retry_after=retry_after,
+        cause=cause,
     )
 
 
@@ -125,6 +166,12 @@ def from_status(
         return refused(request, answer)
     if status in _TRANSIENT:
         return unreachable(request, f"the store answered {answer}", retry_after)
+    if status == HTTPStatus.INSUFFICIENT_STORAGE:
+        return errors.StoreError(
+            f"Cannot {request.verb} {request.url}: the store or its quota is full ({answer}). Make room or raise the "
+            f"quota, then try again.",
+            path=request.url,
+        )
     return errors.StoreError(
         f"Cannot {request.verb} {request.url}: the store answered {answer}. Check the credentials, the region, "
         f"the endpoint and the storage_options.",
@@ -151,11 +198,15 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _refusal(request: Request, cause: str) -> str:
-    advice = (
-        f"Credentials used: {request.credentials}. Check that they are valid here, not expired, and allowed to do this."
-        if request.credentials
-        else "Check the permissions."
-    )
+    if request.credentials == ANONYMOUS:
+        advice = "No credentials were used: give some in storage_options, or check that this is open to everybody."
+    elif request.credentials:
+        advice = (
+            f"Credentials used: {request.credentials}. Check that they are valid here, not expired, and allowed to do "
+            f"this."
+        )
+    else:
+        advice = "Check the permissions."
     return f"Cannot {request.verb} {request.url}: access was refused ({cause}). {advice}"
 
 

@@ -81,7 +81,7 @@ class FsspecStore(interface.Store):
         outcomes = {key: self._delete(key, path) for key, path in [(key, self._path(key)) for key in keys]}
         return {key: failure for key, failure in outcomes.items() if failure is not None}
 
-    def remove(self, key: str, version: interface.Version) -> None:  # noqa: ARG002 - the interface's
+    def remove(self, key: str, version: interface.Version) -> bool:  # noqa: ARG002 - the interface's
         """Refused: fsspec's filesystems have no versions."""
         raise self._unsafe("delete", key)
 

@@ -85,6 +85,7 @@ class Bucket:
         url: The directory's URL.
         send: Sends one request once.
         credentials: Where the credentials come from, for messages.
+        endpoint: Where requests go, for messages.
     """
 
     name: str
@@ -92,10 +93,11 @@ class Bucket:
     url: str
     send: Callable[[Query], Answer]
     credentials: str
+    endpoint: str
 
     def request(self, verb: str, key: str = "") -> faults.Request:
         """How messages speak of an operation on `key`, or on the directory."""
-        return faults.Request(verb, f"{self.url}/{key}" if key else self.url, self.credentials)
+        return faults.Request(verb, f"{self.url}/{key}" if key else self.url, self.credentials, self.endpoint)
 
     def read(self, key: str) -> interface.Object:
         """As `Store.read`."""
@@ -201,18 +203,19 @@ class Bucket:
                 return {key: missing if isinstance(it, errors.NotFoundError) else it for key, it in failures.items()}
         return {key: it for key, it in failures.items() if not isinstance(it, errors.NotFoundError)}
 
-    def remove(self, key: str, version: interface.Version) -> None:
+    def remove(self, key: str, version: interface.Version) -> bool:
         """As `Store.remove`."""
         request = self.request("delete", key)
         answer = self._exchange(request, Query("DELETE", self._object(key), {"ifGenerationMatch": version.token}))
         if answer.status == HTTPStatus.NOT_FOUND:
-            return
+            return True
         if answer.status == HTTPStatus.PRECONDITION_FAILED:
             try:
                 self._resource("look up", key)
             except errors.NotFoundError:
-                return
+                return True
         _require_success(answer, request)
+        return True
 
     def require(self) -> None:
         """As `Store.require_container`: by the permission to list, which all who write have, unlike that to see it."""
@@ -223,17 +226,17 @@ class Bucket:
         if answer.status != HTTPStatus.FORBIDDEN:
             _require_success(answer, request)
 
-    def explain(self, request: faults.Request) -> errors.CheckpointError | None:
-        """Why a request failed, if asking again is useless; None if it may pass, or if this cannot tell."""
+    def trouble(self) -> faults.Meaning | None:
+        """What is wrong with the bucket or the account, by the answer to a question; None if that tells nothing."""
         try:
-            answer = self._exchange(request, self._peek)
-            if answer.status == HTTPStatus.NOT_FOUND:
-                return self._no_bucket(request)
-            if answer.status != HTTPStatus.FORBIDDEN:
-                _require_success(answer, request)
-        except errors.CheckpointError as error:
-            return None if getattr(error, "transient", False) else error
-        return None
+            answer = self.send(self._peek)
+        except FAILURES as error:
+            return functools.partial(translate, error)
+        if answer.status == HTTPStatus.NOT_FOUND:
+            return self._no_bucket
+        if answer.status == HTTPStatus.FORBIDDEN and _reason(answer) not in _TOO_MANY:
+            return None
+        return functools.partial(_failure, answer) if answer.status >= HTTPStatus.MULTIPLE_CHOICES else None
 
     def _delete(self, key: str) -> errors.CheckpointError | None:
         try:
@@ -301,18 +304,24 @@ def translate(error: Exception, request: faults.Request) -> errors.CheckpointErr
             f"Check the endpoint_url and the certificates.",
             path=request.url,
         )
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return faults.unreachable(request, f"no connection could be made ({type(error.os_error).__name__})")
     return faults.unreachable(request, f"the store could not be reached ({type(error).__name__})")
 
 
 def _require_success(answer: Answer, request: faults.Request) -> Answer:
-    if answer.status < HTTPStatus.MULTIPLE_CHOICES:
-        return answer
+    if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+        raise _failure(answer, request)
+    return answer
+
+
+def _failure(answer: Answer, request: faults.Request) -> errors.CheckpointError:
     reason, wish = _reason(answer), faults.retry_after(answer.headers)
     if answer.status == HTTPStatus.UNAUTHORIZED:
-        raise faults.expired(request, f"HTTP 401 {reason}".strip())
+        return faults.expired(request, f"HTTP 401 {reason}".strip())
     if reason in _TOO_MANY:
-        raise faults.from_status(request, HTTPStatus.TOO_MANY_REQUESTS, reason, wish)
-    raise faults.from_status(request, answer.status, reason, wish)
+        return faults.from_status(request, HTTPStatus.TOO_MANY_REQUESTS, reason, wish)
+    return faults.from_status(request, answer.status, reason, wish)
 
 
 def _reason(answer: Answer) -> str:

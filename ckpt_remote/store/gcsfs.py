@@ -7,16 +7,15 @@ what it sends, and its small uploads have a boundary that a payload may hold.
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-from ckpt_remote import errors
 from ckpt_remote.buffers import Buffer
-from ckpt_remote.store import faults, gcs, google, interface, pace, urls
+from ckpt_remote.store import bucket, faults, gcs, google, interface, pace, urls
 
 __all__ = ["GcsfsStore"]
 
 
-class GcsfsStore(interface.Store):
+class GcsfsStore(bucket.BucketStore):
     """A directory of a bucket.
 
     Args:
@@ -50,31 +49,11 @@ class GcsfsStore(interface.Store):
             raise faults.corrupt(self._bucket.request("read", key), start, 0, size)
         return b""
 
-    def size(self, key: str) -> int:
-        """As `Store.size`."""
-        return self._bucket.size(interface.check_key(key))
-
     def put(self, key: str, buffers: Sequence[Buffer], mode: interface.PutMode) -> interface.Version:
         """As `Store.put`. The buffers are copied together first. It waits a second since the last write of the key."""
         url = self.url_of(key)
         with pace.GOOGLE.turn(url):
             return self._bucket.put(key, buffers, mode)
-
-    def list(self, prefix: str = "") -> Iterator[interface.ObjectInfo]:
-        """As `Store.list`."""
-        return self._bucket.list(prefix)
-
-    def delete(self, keys: Sequence[str]) -> dict[str, errors.CheckpointError]:
-        """As `Store.delete`."""
-        return self._bucket.delete([interface.check_key(key) for key in keys])
-
-    def remove(self, key: str, version: interface.Version) -> None:
-        """As `Store.remove`."""
-        self._bucket.remove(interface.check_key(key), version)
-
-    def require_container(self) -> None:
-        """As `Store.require_container`."""
-        self._bucket.require()
 
     def close(self) -> None:
         """As `Store.close`."""
@@ -86,7 +65,14 @@ class GcsfsStore(interface.Store):
     @property
     def _bucket(self) -> gcs.Bucket:
         account = self._account()
-        return gcs.Bucket(self._location.bucket, self._location.root, self.url, account.send, account.source)
+        return gcs.Bucket(
+            self._location.bucket,
+            self._location.root,
+            self.url,
+            account.send,
+            account.source,
+            urls.shown(account.endpoint),
+        )
 
     def _account(self) -> google.Account:
         """This process's: connections and event loops do not survive a fork."""

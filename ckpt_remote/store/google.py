@@ -160,7 +160,8 @@ def adopt(filesystem: Any) -> Account:
     """The account of a filesystem that a user brought."""
     patience = filesystem.requests_timeout
     known = isinstance(patience, int | float)
-    return Account(filesystem, "those of the filesystem", patience if known else deadline.PATIENCE, owned=False)
+    source = faults.ANONYMOUS if filesystem.credentials.credentials is None else "those of the filesystem"
+    return Account(filesystem, source, patience if known else deadline.PATIENCE, owned=False)
 
 
 def why_not_obstore(parsed: gcs_options.GcsOptions) -> str:
@@ -206,7 +207,7 @@ def _presents_certificate() -> bool:
 
 def _source(credentials: Any) -> str:
     if credentials.credentials is None:
-        return "none (anonymous)"
+        return faults.ANONYMOUS
     if credentials.method is None:
         return "the token in storage_options"
     return f"found by gcsfs ({credentials.method})"

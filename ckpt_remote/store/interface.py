@@ -146,11 +146,15 @@ class Store(abc.ABC):
         """Remove exactly these objects, and return what failed, by key. A missing object is a success."""
 
     @abc.abstractmethod
-    def remove(self, key: str, version: Version) -> None:
+    def remove(self, key: str, version: Version) -> bool:
         """Remove an object if it is exactly `version`: others may have replaced it. A missing object is a success.
 
-        Sent once, as every conditional request. A store that has no conditional delete, or ignores the condition,
-        leaves a moment between look and deletion: no name that is removed so may hold data.
+        Sent once, as every conditional request. A store that has no conditional delete leaves a moment between look
+        and deletion, in which a request that lands late can meet another object of that name. One that ignores the
+        condition is not noticed here.
+
+        Returns:
+            Whether the condition went with the deletion.
 
         Raises:
             ConflictError: It is another version, and still there.

@@ -104,7 +104,7 @@ class LocalStore(interface.Store):
         outcomes = {key: self._delete(key, path) for key, path in [(key, self._path(key)) for key in keys]}
         return {key: failure for key, failure in outcomes.items() if failure is not None}
 
-    def remove(self, key: str, version: interface.Version) -> None:
+    def remove(self, key: str, version: interface.Version) -> bool:
         """As `Store.remove`: looked at and removed under the directory's lock."""
         request = faults.Request("delete", self.url_of(key))
         path = self._path(key)
@@ -115,6 +115,7 @@ class LocalStore(interface.Store):
                 path.unlink()
                 _sync(path.parent)
             self._prune(path.parent)
+        return True
 
     def require_container(self) -> None:
         """Nothing: a directory is made when it is first written to."""

@@ -94,7 +94,7 @@ class MemoryStore(interface.Store):
                 self._filesystem.store.pop(path, None)
         return {}
 
-    def remove(self, key: str, version: interface.Version) -> None:
+    def remove(self, key: str, version: interface.Version) -> bool:
         """As `Store.remove`."""
         path = self._path(key)
         with _lock:
@@ -102,6 +102,7 @@ class MemoryStore(interface.Store):
             if file is not None and _version(file) != version:
                 raise faults.conflict(faults.Request("delete", self.url_of(key)))
             self._filesystem.store.pop(path, None)
+        return True
 
     def require_container(self) -> None:
         """Nothing: memory has no buckets."""

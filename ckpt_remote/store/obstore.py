@@ -2,8 +2,9 @@
 
 Promises: a put sends the callers' own buffers as one request, without copying; nothing is retried; Ctrl-C
 interrupts the wait (the request itself may still land); every request has a deadline that grows with its
-size. A forked child gets an error instead of hanging for ever. What a cloud answers in its own way (accounts,
-versions, listings, deletions) is its subclass's: `obstore_s3`, `obstore_gcs`, `obstore_azure`.
+size. A forked child gets an error instead of hanging for ever. obstore has one class of error for 400 and 503: the
+store is asked what is wrong, seldom (see `diagnosis`). What a cloud answers in its own way (accounts, versions,
+listings, deletions) is its subclass's: `obstore_s3`, `obstore_gcs`, `obstore_azure`.
 """
 
 import abc
@@ -15,18 +16,28 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 import obstore
 from obstore import exceptions
 
 from ckpt_remote import errors
 from ckpt_remote.buffers import Buffer, total_size
-from ckpt_remote.store import deadline, faults, interface, urls
+from ckpt_remote.store import deadline, diagnosis, faults, interface, urls
 
-__all__ = ["READ", "ObstoreStore"]
+__all__ = ["READ", "Account", "Look", "ObstoreStore"]
+
+
+class Account(Protocol):
+    """One user's way to a store."""
+
+    def close(self) -> None:
+        """Give the connections back."""
+
 
 _T = TypeVar("_T")
+_A = TypeVar("_A", bound=Account)
+Look: TypeAlias = Callable[[faults.Request], errors.CheckpointError | None]
 _MEBIBYTE = 1 << 20
 # Timeouts belong to obstore's clients, so sizes are rounded up to these and each has a client of its own.
 _SIZES = (64 * 1024, *(mebibytes * _MEBIBYTE for mebibytes in (1, 16, 128, 1024, 5 * 1024)))
@@ -45,7 +56,7 @@ class _Client:
     limit: float
 
 
-class ObstoreStore(interface.Store):
+class ObstoreStore(interface.Store, Generic[_A]):
     """A directory of a bucket. The first request connects, so that opening is free and cannot fail.
 
     Args:
@@ -65,6 +76,8 @@ class ObstoreStore(interface.Store):
         self._patience = deadline.PATIENCE if patience is None else patience
         self._lock = threading.Lock()
         self._clients: dict[tuple[int, bool], _Client] = {}
+        self._connecting = threading.Lock()
+        self._inquiry = diagnosis.Inquiry(self._trouble)
 
     def read(self, key: str) -> interface.Object:
         """As `Store.read`."""
@@ -79,7 +92,9 @@ class ObstoreStore(interface.Store):
         if not length:
             return self._nothing(key, start)
         data = self._send(
-            lambda failure: self._range_meaning(failure, key, start, length),
+            lambda failure: self._meaning(
+                failure, "read", key, lambda request: self._beyond(request, key, start, length)
+            ),
             self._reader(length),
             obstore.get_range,
             path,
@@ -94,6 +109,12 @@ class ObstoreStore(interface.Store):
         """As `Store.close`."""
         with self._lock:
             self._clients.clear()
+        if "_connected" in self.__dict__:
+            self._connected.close()
+
+    @abc.abstractmethod
+    def _connect(self) -> _A:
+        """The account. Called once, by the first request."""
 
     @abc.abstractmethod
     def _open(self, seconds: float, silence: float | None) -> Any:
@@ -117,8 +138,8 @@ class ObstoreStore(interface.Store):
         """
 
     @abc.abstractmethod
-    def _explain(self, request: faults.Request, code: str) -> errors.CheckpointError:
-        """What a failure means that obstore has no class for; `code` is the service's or obstore's word for it."""
+    def _trouble(self) -> faults.Meaning | None:
+        """What is wrong with the bucket or the account, by the answer to one question; None if that tells nothing."""
 
     def _refused(self, request: faults.Request, code: str, failure: Exception) -> errors.CheckpointError:  # noqa: ARG002 - for subclasses
         """What a refusal means: obstore's 401 or 403, and the service's or obstore's word for it."""
@@ -146,6 +167,16 @@ class ObstoreStore(interface.Store):
         )
         return self._version(result, key)
 
+    @property
+    def _account(self) -> _A:
+        self._require_home()
+        with self._connecting:  # 32 threads that begin together search for credentials once
+            return self._connected
+
+    @functools.cached_property
+    def _connected(self) -> _A:
+        return self._connect()
+
     def _require_home(self) -> None:
         """Pass in the process that obstore's threads live in."""
         _home.require(self.url, self._instead)
@@ -163,8 +194,19 @@ class ObstoreStore(interface.Store):
         silence = self._patience if silent else None
         with self._lock:
             if (rounded, silent) not in self._clients:
-                self._clients[rounded, silent] = _Client(self._open(seconds, silence), silence or seconds)
+                self._clients[rounded, silent] = _Client(self._opened(seconds, silence), silence or seconds)
             return self._clients[rounded, silent]
+
+    def _opened(self, seconds: float, silence: float | None) -> Any:
+        try:
+            return self._open(seconds, silence)
+        except exceptions.BaseError as error:
+            failure = error
+        raise errors.StoreError(
+            f"Cannot open {self.url}: obstore refuses the settings ({type(failure).__name__}). Check the endpoint and "
+            f"the credentials in storage_options and in the environment.",
+            path=self.url,
+        ) from _quiet(failure)
 
     def _send(
         self,
@@ -178,11 +220,12 @@ class ObstoreStore(interface.Store):
         request = functools.partial(function, client.store, *arguments, **named)
         start = time.monotonic()
         try:
-            if threading.current_thread() is threading.main_thread():
-                return _interruptibly(request)
-            return request()
+            answer = _interruptibly(request) if threading.current_thread() is threading.main_thread() else request()
         except (exceptions.BaseError, FileNotFoundError) as error:
             failure: Exception = error
+        else:
+            self._inquiry.forget()
+            return answer
         # obstore has no class for a timeout.
         if isinstance(failure, exceptions.GenericError) and time.monotonic() - start >= client.limit:
             failure = TimeoutError(f"no answer within {client.limit:.0f} seconds")
@@ -200,17 +243,17 @@ class ObstoreStore(interface.Store):
             raise faults.corrupt(self._request("read", key), start, 0, size)
         return b""
 
-    def _range_meaning(self, failure: Exception, key: str, start: int, length: int) -> Exception:
-        if isinstance(failure, exceptions.GenericError):  # a range that begins after the end has no class of its own
-            try:
-                size = self.size(key)
-            except faults.ExpiredError as error:
-                return error
-            except errors.CheckpointError:
-                size = start + length  # it cannot be told
-            if size < start + length:
-                return faults.corrupt(self._request("read", key), start, length, size)
-        return self._meaning(failure, "read", key)
+    def _beyond(self, request: faults.Request, key: str, start: int, length: int) -> errors.CheckpointError | None:
+        """Why a range could not be read, from the object's size: one that begins after the end has no class."""
+        try:
+            size = self.size(key)
+        except faults.PassingError as error:
+            return error.about(request)
+        except faults.ExpiredError as error:
+            return error
+        except errors.CheckpointError:
+            return None
+        return faults.corrupt(request, start, length, size) if size < start + length else None
 
     def _put_meaning(self, failure: Exception, key: str, mode: interface.PutMode) -> Exception:
         """A lost race, told from what obstore reports alike: no bucket, and S3's 409 for an open race."""
@@ -218,6 +261,8 @@ class ObstoreStore(interface.Store):
         if not exists and not isinstance(failure, exceptions.PreconditionError):
             return self._meaning(failure, "write", key)
         request = self._request("write", key)
+        if exists and mode == "overwrite":
+            return faults.unreachable(request, "another write was under way")
         undecided = exists and mode != "create"
         try:
             self.size(key)
@@ -228,9 +273,9 @@ class ObstoreStore(interface.Store):
             return faults.unreachable(request, "another conditional write was under way")
         return faults.conflict(request)
 
-    def _meaning(self, failure: Exception, verb: str, key: str) -> Exception:
+    def _meaning(self, failure: Exception, verb: str, key: str, look: Look | None = None) -> Exception:
+        """The error for what obstore reported; `look` asks further where it is no trouble of the whole store."""
         request = self._request(verb, key)
-        code = next(iter(_SERVER_CODE.findall(str(failure))), type(failure).__name__)
         if isinstance(failure, FileNotFoundError):
             return (
                 faults.not_found(request, "the bucket does not exist") if verb == "write" else faults.not_found(request)
@@ -238,8 +283,25 @@ class ObstoreStore(interface.Store):
         if isinstance(failure, TimeoutError):  # nobody is asked for the cause, who would be silent for as long
             return faults.unreachable(request, str(failure))
         if isinstance(failure, exceptions.PermissionDeniedError | exceptions.UnauthenticatedError):
-            return self._refused(request, code, failure)
-        return self._explain(request, code)  # obstore has one class for 400 and 503
+            return self._refused(request, _word(failure) or type(failure).__name__, failure)
+        return self._explain(failure, request, look)
+
+    def _explain(self, failure: Exception, request: faults.Request, look: Look | None) -> errors.CheckpointError:
+        """What a failure means that obstore has no class for."""
+        known, questions = self._inquiry.explain(request)
+        if known is None and look is not None:
+            known, questions = look(request), questions + 1
+            if isinstance(known, faults.PassingError):
+                self._inquiry.note(known.about)
+        if known is not None and not isinstance(known, faults.PassingError):
+            return known
+        if word := _word(failure):
+            passing = faults.unreachable(request, f"the store answered {word}", known.retry_after if known else None)
+        else:
+            nothing = f"the request failed, and nothing tells why ({type(failure).__name__})"
+            passing = known or faults.unreachable(request, nothing)
+        passing.questions = questions
+        return passing
 
 
 def _get(client: Any, path: str) -> tuple[bytes, Any]:
@@ -261,6 +323,11 @@ def _interruptibly(function: Callable[[], _T]) -> _T:
     while not outcome.done():  # a signal that arrives just before an endless wait would not end it
         concurrent.futures.wait([outcome], timeout=_GLANCE)
     return outcome.result()
+
+
+def _word(failure: Exception) -> str:
+    """The service's word for a failure, for messages only."""
+    return next(iter(_SERVER_CODE.findall(str(failure))), "")
 
 
 def _quiet(failure: Exception) -> Exception:

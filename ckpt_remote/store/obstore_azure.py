@@ -23,7 +23,7 @@ _NEVER = {"e_tag": '"0x0"'}
 _REFUSED = (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError)
 
 
-class ObstoreAzureStore(obstore.ObstoreStore):
+class ObstoreAzureStore(obstore.ObstoreStore[azure.Account]):
     """A directory of a container."""
 
     _instead: ClassVar[str] = ""
@@ -47,7 +47,7 @@ class ObstoreAzureStore(obstore.ObstoreStore):
         start = self._location.root + prefix
         folder = start.rpartition("/")[0] or None  # obstore knows prefixes as folders only
         found = self._send(
-            lambda failure: self._meaning(failure, "list", ""), self._reader(obstore.READ), _list, folder
+            lambda failure: self._meaning(failure, "list", "", self._refusal), self._reader(obstore.READ), _list, folder
         )
         for meta in found:
             if meta["path"].startswith(start):
@@ -66,16 +66,17 @@ class ObstoreAzureStore(obstore.ObstoreStore):
                 return failures | dict.fromkeys(absent, error)
         return {key: failure for key, failure in failures.items() if key not in absent}
 
-    def remove(self, key: str, version: interface.Version) -> None:
+    def remove(self, key: str, version: interface.Version) -> bool:
         """As `Store.remove`: a look, then a delete."""
         try:
             if self._version(self._look(key), key) != version:
                 raise faults.conflict(self._request("delete", key))
         except errors.NotFoundError:
-            return
+            return False
         failure = self._delete(key)
         if failure is not None and not isinstance(failure, errors.NotFoundError):
             raise failure
+        return False
 
     def require_container(self) -> None:
         """As `Store.require_container`, by a write that can never happen.
@@ -86,8 +87,7 @@ class ObstoreAzureStore(obstore.ObstoreStore):
         if isinstance(failure, errors.NotFoundError) or getattr(failure, "transient", False):
             raise failure
 
-    @functools.cached_property
-    def _account(self) -> azure.Account:
+    def _connect(self) -> azure.Account:
         return azure.connect(self._options, self._container)
 
     def _path(self, key: str) -> str:
@@ -99,7 +99,8 @@ class ObstoreAzureStore(obstore.ObstoreStore):
         return self._account.open(seconds, silence)
 
     def _request(self, verb: str, key: str = "") -> faults.Request:
-        return faults.Request(verb, self.url_of(key) if key else self.url, self._account.source)
+        endpoint = urls.shown(self._options.endpoint)
+        return faults.Request(verb, self.url_of(key) if key else self.url, self._account.source, endpoint)
 
     def _version(self, meta: Mapping[str, Any], key: str) -> interface.Version:
         if not meta["e_tag"]:
@@ -110,23 +111,27 @@ class ObstoreAzureStore(obstore.ObstoreStore):
             )
         return interface.Version(meta["e_tag"])
 
-    def _meaning(self, failure: Exception, verb: str, key: str) -> Exception:
+    def _meaning(self, failure: Exception, verb: str, key: str, look: obstore.Look | None = None) -> Exception:
         if isinstance(failure, exceptions.InvalidPathError):
             return errors.StoreError(
                 f"Cannot {verb} {self.url}: a name in it has an empty or a dot segment, which obstore cannot read. "
                 f"Remove it with another tool.",
                 path=self.url,
             )
-        return super()._meaning(failure, verb, key)
+        return super()._meaning(failure, verb, key, look)
 
-    def _explain(self, request: faults.Request, code: str) -> errors.CheckpointError:
-        """Whether the container is missing or closed; everything else may pass, as far as obstore tells."""
+    def _trouble(self) -> faults.Meaning | None:
+        """Whether the container is missing; everything else may pass, as far as obstore tells."""
         failure = self._probe()
         if isinstance(failure, errors.NotFoundError):
-            return faults.not_found(request, f"there is no container {self._container!r}")
-        if isinstance(failure, errors.StoreError) and not failure.transient:
-            return faults.refused(request, code)
-        return faults.unreachable(request, f"the request to {self._options.endpoint} failed ({code})")
+            return functools.partial(faults.not_found, what=self._no_container)
+        return failure.about if isinstance(failure, faults.PassingError) else None
+
+    def _refusal(self, request: faults.Request) -> errors.CheckpointError | None:
+        """A listing that is refused has no class: whether a write is refused as well."""
+        failure = self._probe()
+        final = isinstance(failure, errors.StoreError) and not failure.transient
+        return faults.refused(request, "so are writes") if final else None
 
     def _probe(self) -> errors.CheckpointError:
         """How a write that can never happen fails: a conflict if all is well."""
@@ -140,12 +145,20 @@ class ObstoreAzureStore(obstore.ObstoreStore):
     def _answer(self, failure: Exception) -> Exception:
         request = self._request("open")
         if isinstance(failure, FileNotFoundError):
-            return faults.not_found(request, f"there is no container {self._container!r}")
+            return faults.not_found(request, self._no_container)
         if isinstance(failure, exceptions.PreconditionError):
             return faults.conflict(request)
         if isinstance(failure, _REFUSED):
             return faults.refused(request, type(failure).__name__)
-        return faults.unreachable(request, f"the request to {self._options.endpoint} failed")
+        if isinstance(failure, TimeoutError):
+            return faults.unreachable(request, str(failure))
+        word = self._account.unconnected()
+        cause = f"no connection could be made ({word})" if word else "the store fails, and obstore does not tell how"
+        return faults.unreachable(request, cause)
+
+    @property
+    def _no_container(self) -> str:
+        return f"there is no container {self._container!r}"
 
     def _look(self, key: str) -> Mapping[str, Any]:
         path = self._path(key)

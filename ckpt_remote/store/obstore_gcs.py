@@ -5,20 +5,19 @@ after an upload one look-up compares size and crc32c with what was sent, unless 
 """
 
 import functools
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from obstore import exceptions
 
 from ckpt_remote import errors
 from ckpt_remote.buffers import Buffer
-from ckpt_remote.store import faults, gcs, google, interface, obstore, pace, urls
+from ckpt_remote.store import bucket, faults, gcs, google, interface, obstore, pace, urls
 
 __all__ = ["ObstoreGcsStore"]
 
 
-class ObstoreGcsStore(obstore.ObstoreStore):
+class ObstoreGcsStore(bucket.BucketStore, obstore.ObstoreStore[google.Account]):
     """A directory of a bucket.
 
     Args:
@@ -40,13 +39,8 @@ class ObstoreGcsStore(obstore.ObstoreStore):
         consistency: str | None = None,
     ) -> None:
         super().__init__(location, engine, patience)
-        self._connect = connect
-        self._connecting = threading.Lock()
+        self._find = connect
         self._consistency = consistency
-
-    def size(self, key: str) -> int:
-        """As `Store.size`."""
-        return self._bucket.size(interface.check_key(key))
 
     def put(self, key: str, buffers: Sequence[Buffer], mode: interface.PutMode) -> interface.Version:
         """As `Store.put`. It waits a second since the last write of the key."""
@@ -60,37 +54,8 @@ class ObstoreGcsStore(obstore.ObstoreStore):
             self._bucket.verify(key, version, buffers, mode, checksum=self._consistency != "size")
         return version
 
-    def list(self, prefix: str = "") -> Iterator[interface.ObjectInfo]:
-        """As `Store.list`."""
-        return self._bucket.list(prefix)
-
-    def delete(self, keys: Sequence[str]) -> dict[str, errors.CheckpointError]:
-        """As `Store.delete`."""
-        return self._bucket.delete([interface.check_key(key) for key in keys])
-
-    def remove(self, key: str, version: interface.Version) -> None:
-        """As `Store.remove`."""
-        self._bucket.remove(interface.check_key(key), version)
-
-    def require_container(self) -> None:
-        """As `Store.require_container`."""
-        self._bucket.require()
-
-    def close(self) -> None:
-        """As `Store.close`."""
-        super().close()
-        if "_connected" in self.__dict__:
-            self._connected.close()
-
-    @property
-    def _account(self) -> google.Account:
-        self._require_home()
-        with self._connecting:  # 32 threads that begin together search for credentials once
-            return self._connected
-
-    @functools.cached_property
-    def _connected(self) -> google.Account:
-        return self._connect(faults.Request("open", self.url))
+    def _connect(self) -> google.Account:
+        return self._find(faults.Request("open", self.url))
 
     @functools.cached_property
     def _bucket(self) -> gcs.Bucket:
@@ -100,7 +65,9 @@ class ObstoreGcsStore(obstore.ObstoreStore):
             self._require_home()
             return account.send(query)
 
-        return gcs.Bucket(self._location.bucket, self._location.root, self.url, send, account.source)
+        return gcs.Bucket(
+            self._location.bucket, self._location.root, self.url, send, account.source, urls.shown(account.endpoint)
+        )
 
     def _open(self, seconds: float, silence: float | None) -> Any:
         return self._account.open(self._location.bucket, seconds, silence)
@@ -117,7 +84,5 @@ class ObstoreGcsStore(obstore.ObstoreStore):
             return faults.expired(request, code)
         return super()._refused(request, code, failure)
 
-    def _explain(self, request: faults.Request, code: str) -> errors.CheckpointError:
-        """The JSON API knows when asking again is useless."""
-        final = self._bucket.explain(request)
-        return final or faults.unreachable(request, f"the request to {self._account.endpoint} failed ({code})")
+    def _trouble(self) -> faults.Meaning | None:
+        return self._bucket.trouble()

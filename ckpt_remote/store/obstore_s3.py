@@ -6,18 +6,17 @@ service has.
 """
 
 import functools
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ckpt_remote import errors
 from ckpt_remote.buffers import Buffer, total_size
-from ckpt_remote.store import aws, faults, interface, obstore, options, s3, urls
+from ckpt_remote.store import aws, bucket, faults, interface, obstore, options, s3, urls
 
 __all__ = ["ObstoreS3Store"]
 
 
-class ObstoreS3Store(obstore.ObstoreStore):
+class ObstoreS3Store(bucket.BucketStore, obstore.ObstoreStore[aws.Account]):
     """A directory of an S3 bucket."""
 
     _instead: ClassVar[str] = ", or hand in filesystem=s3fs.S3FileSystem(...)"
@@ -25,12 +24,6 @@ class ObstoreS3Store(obstore.ObstoreStore):
     def __init__(self, location: urls.BucketUrl, parsed: options.S3Options, engine: str) -> None:
         super().__init__(location, engine, parsed.config.get("read_timeout"))
         self._options = parsed
-        self._connecting = threading.Lock()
-
-    def size(self, key: str) -> int:
-        """As `Store.size`."""
-        interface.check_key(key)
-        return self._bucket.size(key)
 
     def put(self, key: str, buffers: Sequence[Buffer], mode: interface.PutMode) -> interface.Version:
         """As `Store.put`."""
@@ -38,37 +31,7 @@ class ObstoreS3Store(obstore.ObstoreStore):
             return self._put_verified(key, buffers, mode, mode)
         return self._bucket.replace(key, mode, lambda etag: self._put_verified(key, buffers, mode, {"e_tag": etag}))
 
-    def list(self, prefix: str = "") -> Iterator[interface.ObjectInfo]:
-        """As `Store.list`."""
-        return self._bucket.list(prefix)
-
-    def delete(self, keys: Sequence[str]) -> dict[str, errors.CheckpointError]:
-        """As `Store.delete`."""
-        return self._bucket.delete([interface.check_key(key) for key in keys])
-
-    def remove(self, key: str, version: interface.Version) -> None:
-        """As `Store.remove`."""
-        interface.check_key(key)
-        self._bucket.remove(key, version)
-
-    def require_container(self) -> None:
-        """As `Store.require_container`."""
-        self._bucket.require()
-
-    def close(self) -> None:
-        """As `Store.close`."""
-        super().close()
-        if "_connected" in self.__dict__:
-            self._connected.client.close()
-
-    @property
-    def _account(self) -> aws.Account:
-        self._require_home()
-        with self._connecting:  # 32 threads that begin together search for credentials once
-            return self._connected
-
-    @functools.cached_property
-    def _connected(self) -> aws.Account:
+    def _connect(self) -> aws.Account:
         return aws.connect(self._options, self._location.bucket, faults.Request("open", self.url))
 
     @functools.cached_property
@@ -81,7 +44,9 @@ class ObstoreS3Store(obstore.ObstoreStore):
             paid = payer if operation != "head_bucket" else {}
             return getattr(account.client, operation)(**parameters, **paid)
 
-        return s3.Bucket(self._location.bucket, self._location.root, self.url, call, account.source)
+        return s3.Bucket(
+            self._location.bucket, self._location.root, self.url, call, account.source, urls.shown(account.endpoint)
+        )
 
     def _open(self, seconds: float, silence: float | None) -> Any:
         return self._account.open(seconds, silence)
@@ -108,7 +73,5 @@ class ObstoreS3Store(obstore.ObstoreStore):
             return faults.expired(request, code)
         return super()._refused(request, code, failure)
 
-    def _explain(self, request: faults.Request, code: str) -> errors.CheckpointError:
-        """boto3 knows when asking again is useless."""
-        final = self._bucket.explain(request)
-        return final or faults.unreachable(request, f"the request to {self._account.endpoint} failed ({code})")
+    def _trouble(self) -> faults.Meaning | None:
+        return self._bucket.trouble()

@@ -62,9 +62,9 @@ class Renewing(interface.Store):
         kept = {key: failure for key, failure in failures.items() if key not in refused}
         return kept | {key: _final(failure) for key, failure in again.items()}
 
-    def remove(self, key: str, version: interface.Version) -> None:
+    def remove(self, key: str, version: interface.Version) -> bool:
         """As the inner store's."""
-        self._send(lambda store: store.remove(key, version))
+        return self._send(lambda store: store.remove(key, version))
 
     def require_container(self) -> None:
         """As the inner store's."""

@@ -162,9 +162,9 @@ def _of_scheme(url: str, storage_options: Mapping[str, Any]) -> interface.Store:
         kind = fsspec.get_filesystem_class(scheme)
     except (ValueError, ImportError) as error:
         raise errors.UnsupportedError(
-            f"Cannot open {_shown(url)}: fsspec has nothing for {scheme}:// ({error}). "
+            f"Cannot open {urls.shown(url)}: fsspec has nothing for {scheme}:// ({error}). "
             f"Install the package that serves it, or correct the URL.",
-            path=_shown(url),
+            path=urls.shown(url),
         ) from error
     if kind in (LocalFileSystem, MemoryFileSystem):
         _require_known(kind, storage_options)
@@ -174,7 +174,8 @@ def _of_scheme(url: str, storage_options: Mapping[str, Any]) -> interface.Store:
         filesystem = kind(**options, skip_instance_cache=True)
     except ImportError as error:
         raise errors.UnsupportedError(
-            f"Cannot open {_shown(url)}: {error}. Install the package that serves {scheme}://.", path=_shown(url)
+            f"Cannot open {urls.shown(url)}: {error}. Install the package that serves {scheme}://.",
+            path=urls.shown(url),
         ) from error
     return _served(url, filesystem, f"default for {scheme}://")
 
@@ -200,7 +201,7 @@ def _served(url: str, filesystem: fsspec.AbstractFileSystem, reason: str) -> int
         return local.LocalStore(root, f"{urls.scheme_of(url)}://{root}" if urls.scheme_of(url) else root, engine)
     if type(filesystem) is MemoryFileSystem:
         return memory.MemoryStore(filesystem, root, f"memory://{root.lstrip('/')}", engine)
-    other: interface.Store = _engine("fsspec").FsspecStore(filesystem, root, _shown(url).rstrip("/"), engine)
+    other: interface.Store = _engine("fsspec").FsspecStore(filesystem, root, urls.shown(url).rstrip("/"), engine)
     return other
 
 
@@ -227,10 +228,3 @@ def _require_known(kind: type[fsspec.AbstractFileSystem], storage_options: Mappi
     for name in storage_options:
         if name not in known:
             raise ValueError(f"{kind.__name__} has no option {name!r}. There are: {', '.join(sorted(known))}.")
-
-
-def _shown(url: str) -> str:
-    """`url` without the user and password that some schemes allow in it."""
-    scheme, separator, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" if separator else url

@@ -1,7 +1,8 @@
 """Ask again when a store stumbles: a store that repeats what is safe to repeat.
 
 Promises: only transient `StoreError`s are retried, and only of requests whose repetition changes nothing
-(reads, listings, deletes, overwrites); at most `Policy.attempts` times, with full-jitter backoff, none started
+(reads, listings, deletes, overwrites); at most `Policy.attempts` times, questions about the cause included, with
+full-jitter backoff, none started
 after the deadline, and none before the store is ready where it says when (`Retry-After`). Conditional puts pass
 through exactly once, because a lost response would come back as a conflict with oneself: their callers read
 back instead. Engines below retry nothing themselves, so attempts do not multiply.
@@ -17,7 +18,7 @@ from typing import TypeVar
 
 from ckpt_remote import errors, progress
 from ckpt_remote.buffers import Buffer
-from ckpt_remote.store import interface
+from ckpt_remote.store import faults, interface
 
 __all__ = ["Policy", "Retry", "Retrying", "Trial"]
 
@@ -30,7 +31,8 @@ class Policy:
     """How often and how patiently to ask again.
 
     Args:
-        attempts: Requests in all, the first included.
+        attempts: Requests in all, the first included. One that asked the store why another failed counts too, but
+            where two are allowed, two are made.
         first_delay: Upper bound of the first pause in seconds; it doubles from pause to pause. The pause is
             drawn uniformly below the bound, so that many workers do not return together.
         longest_delay: What that bound never exceeds, in seconds.
@@ -80,11 +82,13 @@ class Trial:
         retry: The policy, time and chance.
         started: When, by the policy's clock.
         failures: How many of its requests have failed.
+        questions: How many more requests were sent to learn why.
     """
 
     retry: Retry
     started: float
     failures: int = 0
+    questions: int = 0
 
     def call(self, request: Callable[[], _T]) -> _T:
         """Performs a request that may be repeated, until it passes, fails for good, or the budget is spent."""
@@ -94,9 +98,22 @@ class Trial:
             except errors.StoreError as error:
                 if not error.transient:
                     raise
-                self.failures += 1
+                self.count(error)
                 failure = error
             self.wait(failure)
+
+    def count(self, failure: errors.StoreError) -> None:
+        """Takes a passing failure, and what was sent to learn its cause, from the budget."""
+        self.failures += failure.transient
+        self.questions += failure.questions if isinstance(failure, faults.PassingError) else 0
+
+    def begin_anew(self, pause: float) -> float:
+        """Waits so many seconds for somebody else; then the whole budget is there again. Returns the time."""
+        self.retry.sleep(pause)
+        self.failures = 0
+        self.questions = 0
+        self.started = self.retry.clock()
+        return self.started
 
     def wait(self, failure: errors.CheckpointError) -> None:
         """Waits as long as is due before the next request; raises `failure` if there is to be none."""
@@ -104,7 +121,8 @@ class Trial:
         asked = failure.retry_after if isinstance(failure, errors.StoreError) else None
         pause = max(self.retry.uniform(0.0, policy.longest_pause(max(1, self.failures))), asked or 0.0)
         late = self.retry.clock() + pause - self.started > policy.deadline
-        if self.failures >= policy.attempts or late:
+        spent = self.failures >= min(2, policy.attempts) and self.failures + self.questions >= policy.attempts
+        if spent or late:
             raise failure
         _logger.info("%d of %d requests failed, the next in %.2f s: %s", self.failures, policy.attempts, pause, failure)
         progress.emit(progress.Repeated(error=str(failure), failures=self.failures, pause=pause))
@@ -174,9 +192,9 @@ class Retrying(interface.Store):
             self._repeat(attempt)
         return failures
 
-    def remove(self, key: str, version: interface.Version) -> None:
+    def remove(self, key: str, version: interface.Version) -> bool:
         """As the inner store's, once."""
-        self._inner.remove(key, version)
+        return self._inner.remove(key, version)
 
     def require_container(self) -> None:
         """As the inner store's, repeated."""

@@ -6,6 +6,7 @@ own client in the other. Nothing is retried here; what failures mean is told by 
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -48,6 +49,7 @@ class Bucket:
         url: The directory's URL.
         call: Sends one request: boto3's operation name and parameters, boto3's response.
         credentials: Where the credentials come from, for messages.
+        endpoint: Where requests go, for messages.
         learnt: What the service's answers have told about it.
     """
 
@@ -56,6 +58,7 @@ class Bucket:
     url: str
     call: Callable[..., Mapping[str, Any]]
     credentials: str
+    endpoint: str
     learnt: Learnt = field(default_factory=Learnt)
 
     def url_of(self, key: str) -> str:
@@ -64,7 +67,7 @@ class Bucket:
 
     def request(self, verb: str, key: str = "") -> faults.Request:
         """How messages speak of an operation on `key`, or on the directory."""
-        return faults.Request(verb, self.url_of(key), self.credentials)
+        return faults.Request(verb, self.url_of(key), self.credentials, self.endpoint)
 
     def size(self, key: str) -> int:
         """As `Store.size`."""
@@ -91,15 +94,15 @@ class Bucket:
             failures.update(self._delete_page(keys[start : start + _BULK]))
         return failures
 
-    def remove(self, key: str, version: interface.Version) -> None:
+    def remove(self, key: str, version: interface.Version) -> bool:
         """As `Store.remove`."""
         # The services that want ETags without quotes ignore them on a delete.
         if self.learnt.unquoted and not self._is_still(key, version):
-            return
+            return False
         try:
             self.send("delete", key, "delete_object", Key=self.root + key, IfMatch=version.token)
         except errors.NotFoundError:
-            return
+            return not self.learnt.unquoted
         except errors.StoreError as error:
             if answer_of(error)[0] not in _NO_CONDITION or _is_cause(error):
                 raise
@@ -107,13 +110,14 @@ class Bucket:
         except errors.ConflictError as error:
             refusal = error
         else:
-            return
+            return not self.learnt.unquoted
         if not self._is_still(key, version):
-            return
+            return False
         if isinstance(refusal, errors.ConflictError):  # refused what it has: it takes ETags without quotes only
             self.send("delete", key, "delete_object", Key=self.root + key, IfMatch=_unquoted(version.token))
         else:
             self.send("delete", key, "delete_object", Key=self.root + key)
+        return False
 
     def replace(
         self, key: str, version: interface.Version, put: Callable[[str], interface.Version]
@@ -165,15 +169,16 @@ class Bucket:
             if status != _FORBIDDEN or isinstance(meaning, faults.ExpiredError):
                 raise meaning from error
 
-    def explain(self, request: faults.Request) -> errors.CheckpointError | None:
-        """What a failed request means, by the answer to another; None if it may pass, or if this cannot tell."""
+    def trouble(self) -> faults.Meaning | None:
+        """What is wrong with the bucket or the account, by the answer to a question; None if that tells nothing."""
         try:
             self.call("head_bucket", Bucket=self.name)
         except FAILURES as error:
-            meaning = self._meaning(error, request)
-            forbidden = answer_of(error)[0] == _FORBIDDEN and not isinstance(meaning, faults.ExpiredError)
-            hushed = isinstance(meaning, errors.StoreError) and meaning.transient and meaning.retry_after is None
-            return None if forbidden or hushed else meaning
+            status, _ = answer_of(error)
+            if status == _NOT_FOUND:
+                return functools.partial(faults.not_found, what=f"there is no bucket {self.name!r}")
+            told = self._told(error)
+            return None if status == _FORBIDDEN and told is error else functools.partial(translate, told)
         return None
 
     def expired(self) -> bool:
@@ -221,7 +226,10 @@ class Bucket:
             raise self._meaning(error, self.request(verb, key)) from error
 
     def _meaning(self, error: Exception, request: faults.Request) -> errors.CheckpointError:
-        """As `translate`. A HEAD is refused without a word for the cause: another request is sent to hear it."""
+        return translate(self._told(error), request)
+
+    def _told(self, error: Exception) -> Exception:
+        """What tells more than `error`: a HEAD is refused without a word for the cause, another request hears it."""
         status, code = answer_of(error)
         if status in _WORDED and not code:
             try:
@@ -230,8 +238,8 @@ class Bucket:
                 cause = answer_of(told)[1]
                 # Who may not read may not list either, for reasons of its own.
                 if cause and (status != _FORBIDDEN or cause in CREDENTIALS):
-                    return translate(told, request)
-        return translate(error, request)
+                    return told
+        return error
 
     def _delete_page(self, keys: Sequence[str]) -> dict[str, errors.CheckpointError]:
         named = {self.root + key: key for key in keys}

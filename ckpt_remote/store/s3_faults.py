@@ -58,6 +58,7 @@ _PASSING_CODES = frozenset(
     }
 )
 _NO_CREDENTIALS = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError)
+_UNCONNECTED = (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError)
 _UNREACHED = (
     boto.ConnectionError,
     boto.HTTPClientError,
@@ -80,6 +81,8 @@ def translate(error: Exception, request: faults.Request) -> errors.CheckpointErr
             f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or run `aws configure`.",
             path=request.url,
         )
+    if isinstance(error, _UNCONNECTED):
+        return faults.unreachable(request, f"no connection could be made ({type(error).__name__})")
     # A failed handshake is no passing trouble.
     if isinstance(error, _UNREACHED) and not isinstance(error, boto.SSLError):
         return faults.unreachable(request, f"the store could not be reached ({type(error).__name__})")

@@ -9,7 +9,7 @@ callers read back, as they do anyway.
 import base64
 import functools
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, TypeVar
 
@@ -21,14 +21,14 @@ from fsspec import asyn
 from ckpt_remote import errors
 from ckpt_remote.buffers import Buffer, join
 from ckpt_remote.bundle import crc32c
-from ckpt_remote.store import faults, interface, s3, s3_faults, urls
+from ckpt_remote.store import bucket, faults, interface, s3, s3_faults, urls
 
 __all__ = ["S3fsStore", "is_renewable"]
 
 _T = TypeVar("_T")
 
 
-class S3fsStore(interface.Store):
+class S3fsStore(bucket.BucketStore):
     """A directory of a bucket behind an `S3FileSystem`.
 
     Args:
@@ -77,11 +77,6 @@ class S3fsStore(interface.Store):
             raise faults.corrupt(self._bucket.request("read", key), start, length, end)
         return data
 
-    def size(self, key: str) -> int:
-        """As `Store.size`."""
-        interface.check_key(key)
-        return self._bucket.size(key)
-
     def put(self, key: str, buffers: Sequence[Buffer], mode: interface.PutMode) -> interface.Version:
         """As `Store.put`. Several buffers are copied together first."""
         body = join(buffers)
@@ -90,23 +85,6 @@ class S3fsStore(interface.Store):
         if mode == "create":
             return self._put(key, body, IfNoneMatch="*")
         return self._bucket.replace(key, mode, lambda etag: self._put(key, body, IfMatch=etag))
-
-    def list(self, prefix: str = "") -> Iterator[interface.ObjectInfo]:
-        """As `Store.list`."""
-        return self._bucket.list(prefix)
-
-    def delete(self, keys: Sequence[str]) -> dict[str, errors.CheckpointError]:
-        """As `Store.delete`."""
-        return self._bucket.delete([interface.check_key(key) for key in keys])
-
-    def remove(self, key: str, version: interface.Version) -> None:
-        """As `Store.remove`."""
-        interface.check_key(key)
-        self._bucket.remove(key, version)
-
-    def require_container(self) -> None:
-        """As `Store.require_container`."""
-        self._bucket.require()
 
     @property
     def _filesystem(self) -> Any:
@@ -127,8 +105,9 @@ class S3fsStore(interface.Store):
 
     @functools.cached_property
     def _bucket(self) -> s3.Bucket:
-        source = "those of the filesystem"
-        return s3.Bucket(self._location.bucket, self._location.root, self.url, self._call, source)
+        source = faults.ANONYMOUS if self._given.anon else "those of the filesystem"
+        endpoint = urls.shown(self._given.endpoint_url or "")
+        return s3.Bucket(self._location.bucket, self._location.root, self.url, self._call, source, endpoint)
 
     def _call(self, operation: str, **parameters: Any) -> Mapping[str, Any]:
         return self._awaited(lambda filesystem: _request(filesystem, operation, parameters))

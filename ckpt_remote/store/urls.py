@@ -8,7 +8,7 @@ import os
 import re
 from dataclasses import dataclass
 
-__all__ = ["BucketUrl", "parse_bucket_url", "parse_container_url", "scheme_of", "split_url"]
+__all__ = ["BucketUrl", "parse_bucket_url", "parse_container_url", "scheme_of", "shown", "split_url"]
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _AZURE_HOST = re.compile(r"[a-z0-9]+\.(?:dfs|blob)\.core\.windows\.net")
@@ -20,6 +20,13 @@ def scheme_of(url: str) -> str:
     """The URL's scheme in lower case; empty for a plain path."""
     match = _SCHEME.match(url)
     return match[1].lower() if match else ""
+
+
+def shown(url: str) -> str:
+    """`url` without the user and password that some schemes allow in it."""
+    scheme, separator, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" if separator else url
 
 
 def split_url(url: str | os.PathLike[str]) -> tuple[str, str]:

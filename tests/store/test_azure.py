@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from obstore.exceptions import GenericError
+from store.clouds import everything
 from support.answering import Answer, Asked, answering
-from support.servers import free_port
 
 from ckpt_remote import errors
-from ckpt_remote.store import Policy, Store, Version, azure_options, obstore, open_store, retry
+from ckpt_remote.store import Policy, azure_options, obstore, open_store, retry
 from ckpt_remote.store.azure_options import parse_azure_options
 from ckpt_remote.store.urls import parse_container_url
 
@@ -191,63 +191,77 @@ def test_an_option_that_cannot_be_honoured_is_unsupported() -> None:
     open_store("abfs://box/run", {"account_name": "acct", "location_mode": "primary"})
 
 
-def uses(store: Store) -> dict[str, Callable[[], object]]:
-    return {
-        "read": lambda: store.read("key"),
-        "size": lambda: store.size("key"),
-        "list": lambda: list(store.list()),
-        "create": lambda: store.put("key", [b"abc"], "create"),
-        "replace": lambda: store.put("key", [b"abc"], Version('"0x2"')),
-    }
-
-
-@pytest.mark.parametrize("secret", [f"SharedAccessSignature={SAS}", f"AccountKey={KEY}"])
-def test_no_secret_reaches_a_message_a_representation_or_a_log(secret: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_signature_reaches_a_message_a_representation_or_a_log(caplog: pytest.LogCaptureFixture) -> None:
+    """It is in the query of every URL."""
     caplog.set_level("INFO")
+    said = []
     for status in (400, 401, 403, 404, 409, 412, 503):
         with answering(lambda _, status=status: Answer(status)) as server:
-            given = {"connection_string": connection_string(server.endpoint, secret)}
+            given = {"connection_string": connection_string(server.endpoint, f"SharedAccessSignature={SAS}")}
             with open_store("abfs://box/run", given) as store:
-                said = [repr(store), store.url, repr(parse_azure_options(given, parse_container_url("abfs://box/run")))]
-                for use in uses(store).values():
+                said += [repr(store), repr(parse_azure_options(given, parse_container_url("abfs://box/run")))]
+                for use in everything(store).values():
                     with pytest.raises(errors.CheckpointError) as caught:
                         use()
                     said += traceback.format_exception(caught.value)
-        nowhere = {"connection_string": connection_string(f"http://127.0.0.1:{free_port()}", secret)}
-        with open_store("abfs://box/run", nowhere) as store, pytest.raises(errors.StoreError) as caught:
-            store.put("key", [b"abc"], "create")
-        said += traceback.format_exception(caught.value)
-        text = "".join(said) + caplog.text
-        assert "very-secret-signature" not in text
-        assert KEY not in text
+    assert "very-secret-signature" not in "".join(said) + caplog.text
+
+
+@pytest.mark.parametrize("name", ["account_key", "credential", "connection_string"])
+@pytest.mark.parametrize("key", ["very secret!", "dmVyeS1zZWNyZXQta2V", "very-secret_", "dmVyeQ==x"])
+def test_a_key_that_is_no_key_is_refused_and_not_repeated(name: str, key: str) -> None:
+    value = f"AccountName=acct;AccountKey={key}" if name == "connection_string" else key
+    with pytest.raises(ValueError, match="account key for Azure is not base64") as caught:
+        open_store("abfs://box/run", {"account_name": "acct", name: value})
+    assert key not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("text", "lacking"),
+    [
+        ("very-secret", "lacks AccountName and BlobEndpoint"),
+        ("UseDevelopmentStorage=true", "lacks AccountName and BlobEndpoint"),
+        (f"AccountKey={KEY}", "lacks AccountName and BlobEndpoint"),
+        ("AccountName=acct;EndpointSuffix=core.windows.net", "lacks AccountKey and SharedAccessSignature"),
+        (f"AccountName=acct;AccountKey={KEY};BlobEndpoint=127.0.0.1/acct", "'127.0.0.1/acct' is not"),
+        (
+            f"AccountName=acct;AccountKey={KEY};DefaultEndpointsProtocol=ftp",
+            "'ftp://acct.blob.core.windows.net' is not",
+        ),
+        (f"AccountName=acct;AccountKey={KEY};BlobEndpoint=http://u:very-secret@no host/", "'http://no host' is not"),
+    ],
+)
+def test_a_connection_string_that_is_none_is_refused_and_not_repeated(text: str, lacking: str) -> None:
+    with pytest.raises(ValueError, match=lacking) as caught:
+        open_store("abfs://box/run", {"connection_string": text})
+    assert "very-secret" not in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+def test_the_names_in_a_connection_string_are_read_in_any_case() -> None:
+    parsed = parse_azure_options(
+        {"connection_string": f"accountname=acct;ACCOUNTKEY={KEY}"}, parse_container_url("abfs://box/run")
+    )
+    assert (parsed.account_name, parsed.account_key) == ("acct", KEY)
+
+
+def test_who_may_not_write_is_not_refused_what_passes_later() -> None:
+    """The store is asked by a write that can never happen."""
+    with (
+        answering(lambda asked: Answer(403 if asked.method == "PUT" else 503)) as server,
+        open_store("abfs://box/run", {"connection_string": connection_string(server.endpoint)}) as store,
+    ):
+        with pytest.raises(errors.StoreError) as caught:
+            store.single.read("key")
+        assert caught.value.transient
+        with pytest.raises(errors.StoreError, match="access was refused") as caught:
+            list(store.single.list())
+        assert not caught.value.transient
 
 
 def test_the_query_of_a_url_stays_out_of_what_obstore_reported() -> None:
     told = obstore._quiet(GenericError(f"Error performing PUT http://x.test/box/key?{SAS} in 1ms"))
     assert str(told) == "Error performing PUT http://x.test/box/key"
-
-
-def test_a_refusal_is_final_and_names_where_the_credentials_came_from() -> None:
-    with answering(lambda _: Answer(403)) as server:
-        given = {"connection_string": connection_string(server.endpoint)}
-        with open_store("abfs://box/run", given) as store:
-            for use in uses(store).values():
-                with pytest.raises(errors.StoreError, match="the account key") as caught:
-                    use()
-                assert not caught.value.transient
-            store.require_container()  # permission to write is withheld: the container may be there
-
-
-def test_an_overloaded_store_is_a_passing_failure_and_a_conditional_put_sent_once() -> None:
-    with answering(lambda _: Answer(503)) as server:
-        given = {"connection_string": connection_string(server.endpoint)}
-        with open_store("abfs://box/run", given) as store:
-            for name in ("create", "replace"):
-                before = sum(asked.path.endswith("/run/key") for asked in server.asked)
-                with pytest.raises(errors.StoreError) as caught:
-                    uses(store)[name]()
-                assert caught.value.transient
-                assert sum(asked.path.endswith("/run/key") for asked in server.asked) - before == 1
 
 
 def test_the_table_in_the_docs_names_every_option() -> None:

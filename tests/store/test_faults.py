@@ -1,6 +1,7 @@
 """What a store's statuses and headers mean."""
 
 import datetime as dt
+import pickle
 from email.utils import format_datetime
 
 import pytest
@@ -57,7 +58,7 @@ def test_what_may_pass_is_transient_and_says_when(status: int) -> None:
     assert f"{status} Busy" in str(error)
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 405, 411, 501])
+@pytest.mark.parametrize("status", [400, 401, 403, 405, 411, 501, 507])
 def test_what_will_not_pass_is_final(status: int) -> None:
     error = faults.from_status(REQUEST, status, "No", 7.0)
     assert isinstance(error, errors.StoreError)
@@ -71,3 +72,27 @@ def test_the_end_of_credentials_is_a_refusal_that_names_them() -> None:
     assert not error.transient
     assert "those of a test" in str(error)
     assert error.path == "s3://bucket/run/key"
+
+
+def test_who_used_no_credentials_is_not_told_that_they_ended() -> None:
+    error = faults.expired(faults.Request("read", "s3://bucket/run/key", faults.ANONYMOUS), "HTTP 401")
+    assert not isinstance(error, faults.ExpiredError)
+    assert "No credentials were used: give some" in str(error)
+
+
+def test_a_full_store_is_told_from_other_refusals() -> None:
+    assert "Make room or raise the quota" in str(faults.from_status(REQUEST, 507, "XMinioStorageFull"))
+
+
+def test_a_passing_failure_can_be_told_of_another_request_and_survives_a_process_boundary() -> None:
+    busy = faults.from_status(REQUEST, 503, "SlowDown", 7.0)
+    assert isinstance(busy, faults.PassingError)
+    other = busy.about(faults.Request("read", "s3://bucket/other"))
+    assert "Cannot read s3://bucket/other: the store answered HTTP 503 SlowDown." in str(other)
+    assert (other.transient, other.retry_after, other.path) == (True, 7.0, "s3://bucket/other")
+    assert vars(pickle.loads(pickle.dumps(other))) == vars(other)  # noqa: S301 - our own bytes
+
+
+def test_the_endpoint_is_named_where_it_is_known() -> None:
+    request = faults.Request("read", "s3://bucket/key", endpoint="http://127.0.0.1:9000")
+    assert "Check the endpoint http://127.0.0.1:9000 and the network" in str(faults.unreachable(request, "it broke"))

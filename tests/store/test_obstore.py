@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from obstore.exceptions import GenericError
 from support.answering import Answer, Asked, answering
 from support.servers import S3Server
 
+from ckpt_remote import errors
 from ckpt_remote.store import aws, open_store
 
 KEYS = {"key": "TESTACCESSKEY0001", "secret": "very-secret-0001"}
@@ -223,3 +225,15 @@ def test_a_bucket_on_aws_is_reached_in_its_own_region(monkeypatch: pytest.Monkey
     assert account.client.meta.region_name == "eu-north-1"
     assert account.open(1.0).config["endpoint"] == "https://s3.eu-north-1.amazonaws.com"
     assert account.open(1.0).config["region"] == "eu-north-1"
+
+
+def test_settings_that_obstore_refuses_are_told_without_what_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise GenericError("Unable to parse\nDebug source: very-secret-0001")
+
+    monkeypatch.setattr(aws.Account, "open", refuse)
+    with open_store("s3://bucket/run", {**KEYS, "endpoint_url": "http://127.0.0.1:1"}) as store:
+        with pytest.raises(errors.StoreError, match="obstore refuses the settings") as caught:
+            store.read("key")
+        assert not caught.value.transient
+        assert "very-secret" not in f"{caught.value} {caught.value.__cause__}"

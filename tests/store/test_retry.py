@@ -6,7 +6,7 @@ import pytest
 
 from ckpt_remote import errors, progress
 from ckpt_remote.buffers import Buffer
-from ckpt_remote.store import Object, ObjectInfo, Policy, PutMode, Retry, Retrying, Store, Version
+from ckpt_remote.store import Object, ObjectInfo, Policy, PutMode, Retry, Retrying, Store, Version, faults
 
 BUSY = errors.StoreError("busy", transient=True)
 REFUSED = errors.StoreError("refused", transient=False)
@@ -186,6 +186,22 @@ def test_the_requests_of_one_operation_share_their_budget_and_their_deadline() -
     with pytest.raises(errors.StoreError):
         trial.call(lambda: inner.read("b"))
     assert inner.calls == 7, "six that failed for the moment, and one that was answered"
+
+
+def questioned(questions: int) -> faults.PassingError:
+    error = faults.unreachable(faults.Request("read", "s3://b/run/k"), "busy")
+    error.questions = questions
+    return error
+
+
+@pytest.mark.parametrize(("attempts", "questions", "sent"), [(6, 1, 5), (6, 2, 4), (3, 1, 2), (2, 1, 2), (1, 1, 1)])
+def test_what_was_sent_to_learn_the_cause_counts_but_leaves_a_second_attempt(
+    attempts: int, questions: int, sent: int
+) -> None:
+    inner = Scripted(questioned(questions), *[questioned(0)] * 20)
+    with pytest.raises(errors.StoreError, match="busy"):
+        Time().retrying(inner, Policy(attempts=attempts)).read("k")
+    assert inner.calls == sent
 
 
 def test_each_repetition_is_an_event() -> None:
