@@ -45,7 +45,7 @@ test-oldest: $(OLDEST_READY) $(SERVERS_READY) ## Run every test on TensorFlow 2.
 	@$(OLDEST_VENV)/bin/python -m pytest
 
 # The proofs of `make test`, at full length: schedules, kills of a real process, every test's figures shown.
-SOAK := tests/test_schedules.py tests/test_every_fault.py tests/test_processes.py tests/test_contention.py \
+SOAK := tests/test_schedules.py tests/test_crews.py tests/test_every_fault.py tests/test_processes.py tests/test_contention.py \
 	tests/test_integrity.py tests/test_budgets.py
 soak: $(TEST_READY) $(SERVERS_READY) ## Prove the protocol at length: 100,000 schedules, 200 kills (half an hour)
 	@CKPT_REMOTE_SCHEDULES=100000 CKPT_REMOTE_KILLS=200 CKPT_REMOTE_STOPS=50 CKPT_REMOTE_FAULTS=all $(VENV)/bin/python -m pytest $(SOAK)

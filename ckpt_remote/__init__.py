@@ -17,6 +17,7 @@ from ckpt_remote.errors import (
     UnknownOutcomeError,
     UnsupportedError,
 )
+from ckpt_remote.workers import Workers
 
 if TYPE_CHECKING:
     from ckpt_remote.manager import CheckpointManager
@@ -33,6 +34,7 @@ __all__ = [
     "StoreError",
     "UnknownOutcomeError",
     "UnsupportedError",
+    "Workers",
 ]
 
 _WITH_TENSORFLOW = {"CheckpointManager": "ckpt_remote.manager"}

@@ -1,11 +1,9 @@
 """Save and restore a `tf.train.Checkpoint` on a store: between TensorFlow's own machinery and ours.
 
-    write(checkpoint, store, target, options)           restore(checkpoint, store, path, options)
-    ├── tap.capture      tensors, in memory             ├── reader.fetch     a checked local copy, in memory where
-    ├── plan_shards      what goes where                │                    there is room
-    └── upload           shards and side files          └── checkpoint.restore(local)   TensorFlow's own
-                                                            └── the copy goes when nothing can be restored from it
-                                                                any more
+    write(snapshot, store, target)          restore(checkpoint, store, path, options)
+    ├── plan_shards   what goes where       ├── reader.fetch     a checked local copy, in memory where there is room
+    └── upload        shards, side files    └── checkpoint.restore(local)   TensorFlow's own
+                                                └── the copy goes when nothing can be restored from it any more
 
 `write` makes nothing visible: publishing the index that it returns is `commit`'s business.
 """
@@ -14,25 +12,29 @@ import errno
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import tensorflow as tf
 
 from ckpt_remote.bundle import Header, Index, encode_index, index_name
 from ckpt_remote.commit import publish
 from ckpt_remote.directory import Target
-from ckpt_remote.errors import CheckpointError, StoreError
+from ckpt_remote.errors import CheckpointError, StoreError, UnsupportedError
 from ckpt_remote.flow import run
-from ckpt_remote.plan import Shard, plan_shards, shard_size, whole_shard
+from ckpt_remote.plan import Shard, plan_shards, shard_size
+from ckpt_remote.pull import local_device
 from ckpt_remote.reader import OBJECT_GRAPH, Stored, fetch, open_checkpoint
+from ckpt_remote.single_flight import fetch_once
 from ckpt_remote.staging import Folder, memory_directory
 from ckpt_remote.state import Retired
 from ckpt_remote.store import Retry, Store, Version
-from ckpt_remote.tap import Snapshot, capture
-from ckpt_remote.upload import index_entries, upload_data
+from ckpt_remote.tap import Snapshot
+from ckpt_remote.upload import index_entries, upload_data, withdraw
 
 __all__ = ["Written", "restore", "write"]
+
+_F = TypeVar("_F", bound=Folder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,43 +45,37 @@ class Written:
         index: The encoded index.
         objects: What it consists of.
         created: Its data objects with their versions, as far as they are known.
-        size: Bytes of data.
     """
 
     index: bytes
     objects: Retired
     created: Mapping[str, Version]
-    size: int
 
 
-def write(
-    checkpoint: tf.train.Checkpoint,
-    store: Store,
-    target: Target,
-    options: tf.train.CheckpointOptions | None,
-    *,
-    retry: Retry,
-) -> Written:
+def write(snapshot: Snapshot, store: Store, target: Target, *, retry: Retry) -> Written:
     """Uploads all data of a checkpoint.
 
     Args:
-        checkpoint: What to save.
+        snapshot: What it consists of.
         store: The directory.
         target: Where in there, and under whose seal.
-        options: The user's.
         retry: How to repeat requests that a store fails to answer.
 
     Raises:
         ConflictError: Another writer has changed the state.
+        UnsupportedError: It would mix the old side files of a listed checkpoint with the new.
         StoreError: The store kept failing; what was provably created has been deleted.
     """
     path, attempt = target.path, target.attempt
-    snapshot = capture(checkpoint, path.rpartition("/")[2], options)
+    if target.listed and snapshot.files:
+        raise UnsupportedError(
+            f"Cannot save {store.url_of(path)} again while it is listed: registered savers wrote files, whose "
+            "names TensorFlow fixes, so old and new would be mixed for a while. Take another number."
+        )
     shards = _plan(snapshot)
     counts = target.counts(len(shards))
-    count, uploaded = upload_data(store, path, shards, attempt=attempt, counts=counts, retry=retry)
-    for suffix, content in snapshot.files:
-        run(publish(f"{path}{suffix}", bytes(content), guard=target.guard, url=store.url), store, retry)
+    count, uploaded = upload_data(store, path, shards, attempt=attempt, counts=counts, retry=retry, exact=target.exact)
+    created = {**uploaded.created, **_write_files(snapshot, store, target, uploaded.created, retry)}
     files = tuple(suffix for suffix, _ in snapshot.files)
     write_id = attempt.write_id(index_name(path))
     index = Index(Header(num_shards=count, write_id=write_id, files=files), index_entries(shards, uploaded.checksums))
@@ -92,14 +88,30 @@ def write(
             of=count,
             files=tuple(f"{path}{suffix}" for suffix in files),
         ),
-        created=uploaded.created,
-        size=snapshot.size,
+        created=created,
     )
+
+
+def _write_files(
+    snapshot: Snapshot, store: Store, target: Target, before: Mapping[str, Version], retry: Retry
+) -> Mapping[str, Version]:
+    """Writes the side files of registered savers; if that fails, nothing of the checkpoint stays."""
+    created: dict[str, Version] = {}
+    try:
+        for suffix, content in snapshot.files:
+            key = f"{target.path}{suffix}"
+            put = run(publish(key, bytes(content), guard=target.guard, url=store.url), store, retry)
+            if put.before is None and not put.lost and target.exact:
+                created[key] = put.after.version
+    except Exception:
+        withdraw(store, {**before, **created}, retry)
+        raise
+    return created
 
 
 def _plan(snapshot: Snapshot) -> tuple[Shard, ...]:
     if snapshot.whole_groups:
-        return tuple(whole_shard(group) for group in snapshot.groups)
+        return snapshot.groups
     limit = shard_size(snapshot.size)
     return tuple(shard for group in snapshot.groups for shard in plan_shards(group, limit))
 
@@ -113,17 +125,33 @@ class _HeldOptions(tf.train.CheckpointOptions):
 
     def __init__(self, options: tf.train.CheckpointOptions | None) -> None:
         super().__init__()
-        if options is not None:
+        if tf.executing_eagerly():  # parameter servers would look for the copy on a disk of their own
+            self.experimental_io_device = local_device()
+        elif options is not None:
             self.experimental_io_device = options.experimental_io_device
+        if options is not None:
             self.experimental_skip_slot_variables = options.experimental_skip_slot_variables
 
 
 def restore(
-    checkpoint: tf.train.Checkpoint, store: Store, path: str, options: tf.train.CheckpointOptions | None
+    checkpoint: tf.train.Checkpoint,
+    store: Store,
+    path: str,
+    options: tf.train.CheckpointOptions | None,
+    *,
+    shared: bool = False,
 ) -> Any:
     """Restores a checkpoint with TensorFlow's own machinery from a checked local copy.
 
     Nothing is assigned unless every tensor has passed its checksum.
+
+    Args:
+        checkpoint: What to restore.
+        store: The directory.
+        path: The checkpoint's prefix in there.
+        options: The user's.
+        shared: Whether other processes on this host may restore the same checkpoint at the same time, so that one copy
+            is to serve all. Then the one that fetches it verifies the checksums, once for all.
 
     Returns:
         TensorFlow's load status.
@@ -133,8 +161,12 @@ def restore(
         CorruptError: It is damaged.
     """
     stored = open_checkpoint(store, path)
-    folder, prefix = _fetch(stored)
+    if shared:
+        folder: Folder = fetch_once(stored.url, stored.encoded, partial(_fetch, stored))
+    else:
+        folder = _fetch(stored, Folder)
     try:
+        prefix = folder.path / stored.path.rpartition("/")[2]
         held = _HeldOptions(options)
         status = checkpoint.restore(str(prefix), options=held)
     except BaseException:
@@ -167,24 +199,25 @@ def _drop_superseded(checkpoint: tf.train.Checkpoint, index: Index) -> None:
         del _copies[checkpoint]
 
 
-def _fetch(stored: Stored) -> tuple[Folder, Path]:
+def _fetch(stored: Stored, kind: type[_F]) -> _F:
     """A checked local copy: in memory if there is room, or else on disk."""
     memory = memory_directory(sum(stored.data.values()))
     for parent in (memory, None) if memory else (None,):
-        folder = Folder(parent)
+        folder = kind(parent)
         try:
-            return folder, fetch(stored, folder.path)
+            fetch(stored, folder.path)
         except BaseException as error:
             folder.remove()
             if isinstance(error, OSError) and not isinstance(error, CheckpointError):
                 if parent is not None and error.errno == errno.ENOSPC:
                     continue  # others took the room in the meantime
                 raise StoreError(
-                    f"Cannot restore {stored.url}: its local copy in {folder.path.parent} failed ({error.strerror}). "
-                    "Make room there, or set TMPDIR to a place that has it.",
+                    f"Cannot restore {stored.url}: its local copy in {folder.path.parent.parent} failed "
+                    f"({error.strerror}). Make room there, or set TMPDIR to a place that has it.",
                     path=stored.url,
                 ) from error
             raise
+        return folder
     raise AssertionError("the last place either holds the copy or raises")
 
 

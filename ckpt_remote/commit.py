@@ -25,10 +25,11 @@ from ckpt_remote.errors import (
     StoreError,
     UnknownOutcomeError,
 )
-from ckpt_remote.flow import Delete, Flow, Get, Pause, Put, Remove, Withdraw
+from ckpt_remote.flow import Delete, Flow, Get, Pause, Put, Remove
 from ckpt_remote.origin import Attempt, read_write_id
 from ckpt_remote.state import Retired, State, decode_state, encode_state
 from ckpt_remote.store import Object, PutMode, Version
+from ckpt_remote.upload import take_back
 
 __all__ = [
     "STATE",
@@ -80,6 +81,10 @@ class Replacement:
 class _UnansweredError(StoreError):
     """The store kept failing, and the object may have been written."""
 
+    def plain(self) -> StoreError:
+        """For callers, who know no difference."""
+        return StoreError(str(self), path=self.path, transient=self.transient)
+
 
 class _OvertakenError(ConflictError):
     """Another writer has changed the state, and the object may have been written."""
@@ -91,7 +96,7 @@ def commit(
     state: State,
     version: Version,
     *,
-    created: Mapping[str, Version],
+    created: Mapping[str, Version] | None,
     attempt: Attempt,
     url: str,
     replaces: bool = False,
@@ -103,7 +108,8 @@ def commit(
         index: The encoded index.
         state: The new state, with a fresh write id, listing the checkpoint.
         version: The version of the state that the new one was made from, which this writer has written or claimed.
-        created: The data objects with their versions, as far as they are known.
+        created: The data objects with their versions, as far as they are known: what is taken back after a failure.
+            None where the store does not delete exactly what it is told to: then nothing can be taken back.
         attempt: The attempt that wrote it all.
         url: The directory, for messages.
         replaces: Whether the state lists its number already, so that its index alone makes it visible.
@@ -111,26 +117,28 @@ def commit(
     Raises:
         ConflictError: Another writer has changed the state. What this attempt provably wrote, and nothing that the
             state lists, was deleted.
-        UnknownOutcomeError: The state, or an index that is visible without it, may have been written, or may yet be.
+        UnknownOutcomeError: The state may have been written, or may yet be; or an index that is visible without it.
         StoreError: The store kept failing before the state was written. Nothing was published.
     """
     try:
-        put = yield from publish(objects.index, index, guard=version, url=url)
+        put = yield from _swap(objects.index, None, lambda _: index, guard=version, url=url)
     except _UnansweredError as error:
         if replaces:
             raise _half_replaced(objects, url) from error
-        raise StoreError(str(error), path=error.path, transient=error.transient) from error.__cause__
+        raise error.plain() from error.__cause__
     except ConflictError as error:
         # A listed index that was swapped has a new write id from the new owner, and our data.
-        if not replaces and not isinstance(error, _OvertakenError):
-            yield from _withdraw(created)
+        if created and not replaces and not isinstance(error, _OvertakenError):
+            yield from take_back(created)
         raise
     if put.before is not None and not replaces:
         _tell_of_stranger(put.before, objects.index, attempt, url)
     try:
         published = yield from publish_state(state, version, url=url)
-    except ConflictError:
-        if not (replaces or put.lost) and not (yield from _is_listed(objects.path, url)):
+    except ConflictError as error:
+        if replaces:  # its index alone makes it visible, and the new owner may have gone on from it
+            raise ConflictError(f"{error} {objects.path} was replaced before that.", path=error.path) from error
+        if not put.lost and not (yield from _is_listed(objects.path, url)):
             yield from _take_back(objects, put, created, attempt)
         raise
     except StoreError as error:  # the state did not change, for certain
@@ -175,13 +183,17 @@ def _is_listed(path: str, url: str) -> Flow[bool]:
     return state is not None and path in state.paths
 
 
-def _take_back(objects: Retired, put: Replacement, created: Mapping[str, Version], attempt: Attempt) -> Flow[bool]:
+def _take_back(
+    objects: Retired, put: Replacement, created: Mapping[str, Version] | None, attempt: Attempt
+) -> Flow[bool]:
     """Undoes the index, unless another writer has replaced it since, and deletes the data that nothing names then.
 
     Returns:
         Whether the index is as it was before.
     """
     key = objects.index
+    if put.before is None and created is None:
+        return False
     try:
         if put.before is None:
             yield Remove(key, put.after.version)
@@ -190,25 +202,20 @@ def _take_back(objects: Retired, put: Replacement, created: Mapping[str, Version
     except CheckpointError as error:
         _log.warning("%s belongs to a save that failed, and is left, with its data: %s", key, error)
         return False
-    yield from _withdraw(created)
+    if created:
+        yield from take_back(created)
     return True
-
-
-def _withdraw(created: Mapping[str, Version]) -> Flow[None]:
-    """Deletes data that nothing names. What is left is found by the next owner, by its seal."""
-    failures: Mapping[str, CheckpointError] = yield Withdraw(tuple(created.items()))
-    for key, failure in failures.items():
-        _log.warning("%s belongs to a save that failed, and is left: %s", key, failure)
 
 
 def _under_new_write_id(index: Object, key: str, attempt: Attempt) -> bytes:
     """Equal bytes would bring an old version back where versions are digests, and with it whatever waits for it.
 
-    What had no seal gets none, only a nonce: it was not ours, and must not look like garbage of ours one day.
+    What had no seal of this history gets none, only a nonce: it must not look like garbage of ours one day.
     """
     decoded = decode_index(index.data, path=key)
-    sealed = read_write_id(decoded.header.write_id, key) is not None
-    header = dataclasses.replace(decoded.header, write_id=attempt.write_id(key) if sealed else attempt.number)
+    writer = read_write_id(decoded.header.write_id, key)
+    ours = writer is not None and writer.term == attempt.term
+    header = dataclasses.replace(decoded.header, write_id=attempt.write_id(key) if ours else attempt.number)
     return encode_index(dataclasses.replace(decoded, header=header))
 
 
@@ -223,7 +230,10 @@ def publish(key: str, data: bytes, *, guard: Version, url: str) -> Flow[Replacem
         ConflictError: Another writer has changed the state.
         StoreError: The store kept failing; the object may have been written.
     """
-    return (yield from _swap(key, None, lambda _: data, guard=guard, url=url))
+    try:
+        return (yield from _swap(key, None, lambda _: data, guard=guard, url=url))
+    except _UnansweredError as error:
+        raise error.plain() from error.__cause__
 
 
 def rewrite(key: str, attempt: Attempt, *, guard: Version, url: str) -> Flow[Object | None]:
@@ -247,7 +257,10 @@ def rewrite(key: str, attempt: Attempt, *, guard: Version, url: str) -> Flow[Obj
             raise ConflictError(f"Cannot settle {url}/{key}: it was deleted in the meantime.", path=f"{url}/{key}")
         return _under_new_write_id(found, key, attempt)
 
-    put = yield from _swap(key, current, change, guard=guard, url=url)
+    try:
+        put = yield from _swap(key, current, change, guard=guard, url=url)
+    except _UnansweredError as error:
+        raise error.plain() from error.__cause__
     return put.after
 
 

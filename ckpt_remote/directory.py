@@ -21,6 +21,7 @@ consist of is handed in.
 
 import contextlib
 import dataclasses
+import hashlib
 import logging
 import os
 import random
@@ -43,14 +44,15 @@ from ckpt_remote.commit import (
     rewrite,
 )
 from ckpt_remote.errors import CheckpointError, ConflictError, CorruptError, UnknownOutcomeError
-from ckpt_remote.flow import Delete, Flow, Get, List, Put
+from ckpt_remote.flow import Delete, Flow, Get, List, Put, Remove
 from ckpt_remote.garbage import Garbage, find_garbage
 from ckpt_remote.origin import Attempt, new_attempt, new_term
-from ckpt_remote.probe import CONTROL, check_store
+from ckpt_remote.probe import CONTROL, PLAN, check_store
 from ckpt_remote.progress import Collected, emit
 from ckpt_remote.retention import sweep
-from ckpt_remote.state import Entry, Record, Retired, State, decode_state
+from ckpt_remote.state import Entry, Retired, State, decode_state
 from ckpt_remote.store import Object, Version
+from ckpt_remote.succession import NO_RECORD, adopt, follow_up, number_of
 
 __all__ = ["Directory", "Retention", "Target"]
 
@@ -59,7 +61,6 @@ _log = logging.getLogger(__name__)
 # Counts that tell attempts at one number apart; below them are those that shards really have.
 _FIRST_SPARE_COUNT = 10_000
 _TRIES = 8
-_NO_RECORD = Record(write_id="", term="", epoch=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,10 @@ class Target:
     Attributes:
         path: The prefix, relative to the directory.
         attempt: Whose seal its objects get.
+        state: The write id that the state will have in which it is visible.
         guard: The version of the state that this writer owns.
+        exact: Whether the store deletes only exactly what it is told to, so that a failed save can take its own back.
+        listed: Whether the state lists or preserves a checkpoint of that number, which is to be replaced.
         fresh: Whether no checkpoint ever had this number, so that no delete of its names can be under way.
         taken: Counts whose names are to be deleted by intentions that are known.
         chance: Draws the counts where they must be new.
@@ -90,7 +94,10 @@ class Target:
 
     path: str
     attempt: Attempt
+    state: str
     guard: Version
+    exact: bool
+    listed: bool
     fresh: bool
     taken: frozenset[int]
     chance: random.Random
@@ -135,9 +142,11 @@ class Directory:
         self._suspects: set[str] = set()  # prefixes under which something may have been left
         self._noted: tuple[Retired, ...] = ()  # garbage that the next state says is to be deleted
         self._inherited: int | None = None  # the serial number of the state that was claimed, until that was looked at
-        self._home = url.partition("://")[2] or url
+        self._found = ""
+        self._exact = False  # whether the store deletes only exactly what it is told to
+        self._home = url
         self._state = State(latest=None, last_preserved_timestamp=self._clock() - 1.0)
-        self._record = _NO_RECORD
+        self._record = NO_RECORD
 
     @property
     def latest(self) -> str | None:
@@ -158,6 +167,16 @@ class Directory:
     def serial(self) -> int:
         """The serial number of the state that is known."""
         return self._record.serial
+
+    @property
+    def epoch(self) -> int:
+        """How often the directory had been claimed by the state that is known."""
+        return self._record.epoch
+
+    @property
+    def found(self) -> str:
+        """The digest of the state that was last read from the store; empty if there was none."""
+        return self._found
 
     @property
     def doubts(self) -> frozenset[str]:
@@ -197,7 +216,7 @@ class Directory:
         self._require_ownership()
         known = self._record
         term = known.term or new_term()
-        yield from check_store(new_attempt(term, known.serial), self._version, url=self._url)
+        self._exact = yield from check_store(new_attempt(term, known.serial), self._version, url=self._url)
         yield from self._write_record(term=term, epoch=known.epoch + 1)
         yield from self._end_replacement()
         self._suspects.update((f"{name}-", CONTROL) if known.term else ())
@@ -215,13 +234,17 @@ class Directory:
         if self._suspects:
             yield from self._note_garbage()
         self._suspects.add(f"{path}.")
-        if path in self._state.paths:
+        listed = path in self._state.paths
+        if listed:
             yield from self._intend(path)
         return Target(
             path=path,
-            attempt=self._attempt(),
-            guard=self._guard,
-            fresh=_number(path) > self._record.highest and all(path != garbage.path for garbage in self._noted),
+            attempt=self.attempt(),
+            state=uuid.uuid4().hex,
+            guard=self.guard,
+            exact=self._exact,
+            listed=listed,
+            fresh=number_of(path) > self._record.highest and all(path != garbage.path for garbage in self._noted),
             taken=frozenset(gone.of for gone in self._intended() if gone.path == path),
             chance=self._chance,
         )
@@ -243,18 +266,17 @@ class Directory:
             UnknownOutcomeError: The store gave no answer to the last request; see `doubts`.
             StoreError: The store kept failing. Nothing was published.
         """
-        state = yield from self._next(objects, retention)
+        state = yield from self._next(objects, retention, target.state)
         self._own.pop(objects.path, None)  # an index that is put back after a failure is not the one we know
-        replaces = objects.path in self._state.paths
         flow = commit(
             objects,
             index,
             state,
             target.guard,
-            created=created,
+            created=created if target.exact else None,
             attempt=target.attempt,
             url=self._url,
-            replaces=replaces,
+            replaces=target.listed,
         )
         published = yield from self._write(flow, state)
         if published.index is not None:
@@ -273,8 +295,8 @@ class Directory:
             try:
                 failures = yield from delete_retired(
                     retired,
-                    version if own == retired and retired.path not in listed else None,
-                    guard=self._guard,
+                    version if own == retired and self._exact and retired.path not in listed else None,
+                    guard=self.guard,
                     url=self._url,
                 )
             except CorruptError as error:
@@ -301,7 +323,7 @@ class Directory:
         """
         garbage = yield from self._find([""])
         intended = (*self._record.retired, *garbage.checkpoints)
-        doomed = set(garbage.probes)
+        doomed = set(garbage.control)
         for retired in intended:
             doomed |= yield from foresee(retired, garbage.present, url=self._url)
         keys = sorted(doomed)
@@ -309,21 +331,22 @@ class Directory:
             return tuple(keys)
         yield from self._write_record(retired=intended)
         yield from self.delete_retired()
-        yield from _delete_probes(garbage.probes)
+        yield from self._delete_control(garbage.control)
         left = {key for retired in self._record.retired for key in _keys(retired)}
         gone = tuple(key for key in keys if key not in left)
         emit(Collected(keys=gone))
         return gone
 
     @property
-    def _guard(self) -> Version:
+    def guard(self) -> Version:
+        """The version of the state that this writer owns."""
         if self._version is None:
             raise ValueError("the directory has not been claimed")
         return self._version
 
     def _intended(self) -> tuple[Retired, ...]:
         """What is to be deleted: as noted, and as the state says, by which the next owner deletes it once more."""
-        written = self._state.record or _NO_RECORD
+        written = self._state.record or NO_RECORD
         return (*self._noted, *self._record.retired, *written.retired)
 
     def _settle(self) -> Flow[None]:
@@ -381,7 +404,7 @@ class Directory:
 
     def _write_record(self, **changes: Any) -> Flow[None]:
         """Writes the state as it is, but for some fields of our own record."""
-        state = dataclasses.replace(self._state, record=self._following(**changes))
+        state = dataclasses.replace(self._state, record=follow_up(self._record, self._home, **changes))
         yield from self._write(publish_state(state, self._version, url=self._url), state)
         self._require_ownership()
 
@@ -393,20 +416,8 @@ class Directory:
                 path=self._url,
             )
 
-    def _following(self, **changes: Any) -> Record:
-        """The record of the next state."""
-        record = dataclasses.replace(
-            self._record,
-            write_id=uuid.uuid4().hex,
-            home=self._home,
-            serial=self._record.serial + 1,
-            lineage=self._record.followed_by(),
-            **changes,
-        )
-        highest = max(record.highest, *(_number(gone.path) for gone in record.retired), 0)
-        return dataclasses.replace(record, highest=highest)
-
-    def _attempt(self) -> Attempt:
+    def attempt(self) -> Attempt:
+        """A new attempt to build upon the state that is known."""
         return new_attempt(self._record.term, self._record.serial)
 
     def _intend(self, path: str) -> Flow[None]:
@@ -427,7 +438,7 @@ class Directory:
         self._own.pop(before.path, None)
         current = None
         try:
-            index = yield from rewrite(before.index, self._attempt(), guard=self._guard, url=self._url)
+            index = yield from rewrite(before.index, self.attempt(), guard=self.guard, url=self._url)
             current = None if index is None else described(before.path, index, url=self._url)
         except ConflictError:
             self._fenced = True
@@ -463,9 +474,26 @@ class Directory:
             # An index is known by its write id: under a name that is known, a late request may have put another.
             new = (g for g in garbage.checkpoints if g not in known and (g.write_id or not data.issuperset(g.data)))
             self._noted = (*self._noted, *new)
-            yield from _delete_probes(garbage.probes)
+            yield from self._delete_control(garbage.control)
         self._suspects.clear()
         self._inherited = None
+
+    def _delete_control(self, keys: tuple[str, ...]) -> Flow[None]:
+        """Deletes what is neither checkpoint nor state; of a name that is used again, only the version that is dead."""
+        failures: dict[str, CheckpointError] = {}
+        others = tuple(key for key in keys if key != PLAN)
+        if PLAN in keys:
+            plan: Object | None = yield Get(PLAN)
+            state: Object | None = yield Get(STATE)
+            if plan is not None and state is not None and state.version == self._version:
+                try:
+                    yield Remove(PLAN, plan.version)
+                except CheckpointError as error:
+                    failures[PLAN] = error
+        if others:
+            failures |= yield Delete(others)
+        for key, failure in failures.items():
+            _log.info("%s/%s could not be deleted, and is left to the next owner: %s", self._url, key, failure)
 
     def _start_over(self) -> Flow[None]:
         """Somebody has put an older state back, so what it does not list may be what others still want.
@@ -496,34 +524,13 @@ class Directory:
 
     def _adopt(self, found: Object | None) -> None:
         """Continues from what another manager, or a stock one, has left."""
-        now = self._clock()
-        # Without a state a second back, as TensorFlow does, for managers made again in quick succession.
-        state = self._decode(found) if found else State(latest=None, last_preserved_timestamp=now - 1.0)
-        preserved_until = state.last_preserved_timestamp
-        if now < preserved_until:
-            _log.warning(
-                "the clock is %.3f s behind the last preserved checkpoint of %s: it is taken for saved just now",
-                preserved_until - now,
-                self._url,
-            )
-            preserved_until = now
-        managed = [Entry(entry.path, min(entry.timestamp, now)) for entry in state.entries]
-        record = state.record or _NO_RECORD
-        if record.home != self._home:
-            record = dataclasses.replace(record, term="")
-        left = (entry.path for entry in managed if entry.timestamp <= preserved_until)
-        record = dataclasses.replace(record, preserved=tuple(dict.fromkeys((*record.preserved, *left))))
-        state = dataclasses.replace(
-            state,
-            entries=tuple(entry for entry in managed if entry.timestamp > preserved_until),
-            last_preserved_timestamp=preserved_until,
-            record=record,
-        )
+        state = adopt(self._decode(found) if found else None, self._clock(), self._home)
         if (found and found.version) != self._version:
             self._doubts = frozenset()
+        self._found = hashlib.blake2b(found.data, digest_size=16).hexdigest() if found else ""
         self._own.clear()  # others may have replaced what we knew
         self._know(state, found.version if found else None)
-        highest = max((record.highest, *(_number(path) for path in self._state.paths)))
+        highest = max((self._record.highest, *(number_of(path) for path in self._state.paths)))
         self._record = dataclasses.replace(self._record, highest=highest)
         self._noted = ()
         self._fenced = False
@@ -531,10 +538,10 @@ class Directory:
 
     def _know(self, state: State, version: Version | None) -> None:
         self._state = state
-        self._record = state.record or _NO_RECORD
+        self._record = state.record or NO_RECORD
         self._version = version
 
-    def _next(self, objects: Retired, retention: Retention) -> Flow[State]:
+    def _next(self, objects: Retired, retention: Retention, write_id: str) -> Flow[State]:
         """The state that lists a checkpoint, with what retention says of the others."""
         path = objects.path
         entries = [*(entry for entry in self.entries if entry.path != path), Entry(path, self._clock())]
@@ -555,8 +562,11 @@ class Directory:
             latest=path,
             entries=decision.active,
             last_preserved_timestamp=decision.last_preserved_timestamp,
-            record=self._following(
-                highest=max(self._record.highest, _number(path)),
+            record=follow_up(
+                self._record,
+                self._home,
+                write_id=write_id,
+                highest=max(self._record.highest, number_of(path)),
                 preserved=tuple(known for known in preserved if known != path),
                 retired=tuple(retired),
                 replaced=None,
@@ -579,18 +589,5 @@ def _now() -> float:
     return time.time()
 
 
-def _number(path: str) -> int:
-    """The number of a checkpoint; -1 if its path does not end with one."""
-    digits = path.rpartition("-")[2]
-    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 19 else -1  # noqa: PLR2004 - int64
-
-
 def _keys(retired: Retired) -> tuple[str, ...]:
     return retired.data if retired.write_id is None else (retired.index, *retired.data)
-
-
-def _delete_probes(keys: tuple[str, ...]) -> Flow[None]:
-    if keys:
-        failures: dict[str, CheckpointError] = yield Delete(keys)
-        for key, failure in failures.items():
-            _log.warning("%s could not be deleted: %s", key, failure)

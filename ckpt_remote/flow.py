@@ -19,7 +19,21 @@ from ckpt_remote.errors import CheckpointError, ConflictError, CorruptError, Not
 from ckpt_remote.parallel import run_all
 from ckpt_remote.store import Object, ObjectInfo, PutMode, Retry, Store, Trial, Version
 
-__all__ = ["Delete", "Ends", "Flow", "Get", "List", "Pause", "Put", "Remove", "Request", "Withdraw", "run"]
+__all__ = [
+    "Delete",
+    "Ends",
+    "Flow",
+    "Get",
+    "GetAll",
+    "List",
+    "Pause",
+    "Put",
+    "Remove",
+    "Request",
+    "Wait",
+    "Withdraw",
+    "run",
+]
 
 T = TypeVar("T")
 
@@ -31,6 +45,13 @@ class Get:
     """Read an object whole; answered with an `Object`, or None where there is none."""
 
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class GetAll:
+    """Read objects whole, many at a time; answered with a tuple of `Object`s, and None where there is none."""
+
+    keys: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +83,7 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Delete an object if it is exactly this version, once; answered with None, also where there is none."""
+    """Delete an object if it is exactly this version, once; answered as `Store.remove`, also where there is none."""
 
     key: str
     version: Version
@@ -92,7 +113,17 @@ class Pause:
     failure: CheckpointError
 
 
-Request: TypeAlias = Get | Ends | List | Put | Remove | Delete | Withdraw | Pause
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait so many seconds for somebody else; answered with the time, in seconds, by a clock that only moves on.
+
+    What came before has been answered: the budget of failures begins anew.
+    """
+
+    seconds: float
+
+
+Request: TypeAlias = Get | GetAll | Ends | List | Put | Remove | Delete | Withdraw | Pause | Wait
 Flow: TypeAlias = Generator[Request, Any, T]
 
 
@@ -120,6 +151,9 @@ def _perform(request: Request, store: Store, trial: Trial) -> object:
     match request:
         case Get(key):
             answer = trial.call(partial(_get, store, key))
+        case GetAll(keys):
+            reads = [partial(trial.call, partial(_get, store, key)) for key in keys]
+            answer = tuple(run_all(reads, threads=_STREAMS, name="ckpt_remote-reads"))
         case Ends(objects, length):
             tasks = [partial(trial.call, partial(_end, store, info, length)) for info in objects]
             answer = tuple(run_all(tasks, threads=_STREAMS, name="ckpt_remote-ends"))
@@ -138,6 +172,8 @@ def _perform(request: Request, store: Store, trial: Trial) -> object:
         case Pause(failure):
             trial.failures += not isinstance(failure, StoreError)  # those were counted when they happened
             trial.wait(failure)
+        case Wait(seconds):
+            answer = trial.begin_anew(seconds)
     return answer
 
 
@@ -145,7 +181,7 @@ def _once(trial: Trial, request: partial[T]) -> T:
     try:
         return request()
     except StoreError as error:
-        trial.failures += error.transient
+        trial.count(error)
         raise
 
 
@@ -184,7 +220,7 @@ def _delete(store: Store, keys: tuple[str, ...], trial: Trial) -> dict[str, Chec
         passing = [error for error in found.values() if isinstance(error, StoreError) and error.transient]
         if not passing:
             return failures
-        trial.failures += 1
+        trial.count(passing[0])
         try:
             trial.wait(passing[0])
         except CheckpointError:

@@ -1,9 +1,9 @@
 """Find what dead attempts have left in a directory.
 
 A save that is killed leaves data that no index names, or an index that no state lists; a check that is killed leaves
-its probe. Everything carries a seal of the attempt that wrote it, so what is dead can be told from what merely lies
-here: of this directory's own history, from an owner that is fenced, or from an attempt of ours that is over, and in
-use by nobody.
+its probe, and workers that save together what they told each other. Everything carries a seal of the attempt that
+wrote it, so what is dead can be told from what merely lies here: of this directory's own history, from an owner that
+is fenced, or from an attempt of ours that is over, and in use by nobody.
 
 Promises: it deletes nothing itself. What has no seal, a seal of another name or another history, what a listed,
 preserved or foreign checkpoint uses, is never reported, nor anything beside an index that cannot be read.
@@ -12,13 +12,14 @@ preserved or foreign checkpoint uses, is never reported, nor anything beside an 
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 from ckpt_remote.bundle import index_name, parse_shard_name
 from ckpt_remote.commit import described
 from ckpt_remote.errors import CorruptError
 from ckpt_remote.flow import Ends, Flow, Get, List
 from ckpt_remote.origin import SEAL_SIZE, Attempt, read_seal, read_write_id
-from ckpt_remote.probe import PROBES
+from ckpt_remote.probe import CONTROL
 from ckpt_remote.state import Retired
 from ckpt_remote.store import Object, ObjectInfo
 
@@ -35,14 +36,14 @@ class Garbage:
 
     Attributes:
         checkpoints: Checkpoints, or data without an index, as intentions to delete.
-        probes: Keys of test objects.
+        control: Keys of what is neither checkpoint nor state: of probes, and of what workers told each other.
         present: Every key that was listed.
         is_from_later: Whether something builds on a later state than the one that is here: somebody has put an
             older one back. Then nobody can tell what is dead, and nothing is reported.
     """
 
     checkpoints: tuple[Retired, ...] = ()
-    probes: tuple[str, ...] = ()
+    control: tuple[str, ...] = ()
     present: frozenset[str] = frozenset()
     is_from_later: bool = False
 
@@ -76,7 +77,7 @@ def find_garbage(
         found: tuple[ObjectInfo, ...] = yield List(prefix)
         infos.update({info.key: info for info in found})
     search = _Search(term, serial, newest, listed, url)
-    probes = yield from search.over([info for key, info in infos.items() if key.startswith(PROBES)])
+    control = yield from search.over([info for key, info in infos.items() if key.startswith(CONTROL)])
     checkpoints: list[Retired] = []
     for path, group in _grouped(infos.values()).items():
         try:
@@ -85,7 +86,7 @@ def find_garbage(
             _log.warning("What lies under %s/%s is left, as its index is damaged: %s", url, path, error)
     if search.later:
         return Garbage(present=frozenset(infos), is_from_later=True)
-    return Garbage(checkpoints=tuple(checkpoints), probes=tuple(sorted(probes)), present=frozenset(infos))
+    return Garbage(checkpoints=tuple(checkpoints), control=tuple(sorted(control)), present=frozenset(infos))
 
 
 def _grouped(infos: Iterable[ObjectInfo]) -> Mapping[str, _Group]:
@@ -127,10 +128,12 @@ class _Search:
         ):
             dead.append(current)
         for count, shards in sorted(group.data.items()):
-            rest = [info for info in shards.values() if info.key not in used]
-            # All or nothing: an intention names a range of objects, and one that is not ours may lie in it.
-            if rest and len(rest) == len(shards) == len((yield from self.ours(rest))):
-                dead.append(Retired(path=path, write_id=None, used=1 + max(shards), of=count))
+            ours = yield from self.ours([info for info in shards.values() if info.key not in used])
+            # An intention names a range of objects, and one that is not ours may lie between two that are.
+            for is_ours, run in groupby(sorted(shards), key=lambda number: shards[number].key in ours):
+                first, *more = run
+                if is_ours:
+                    dead.append(Retired(path=path, write_id=None, first=first, used=1 + max((first, *more)), of=count))
         return dead
 
     def ours(self, infos: list[ObjectInfo]) -> Flow[set[str]]:
@@ -138,9 +141,9 @@ class _Search:
         seals = yield from _seals(infos)
         return {key for key, attempt in seals.items() if self._is_dead(attempt)}
 
-    def over(self, probes: list[ObjectInfo]) -> Flow[set[str]]:
-        """The keys of the probes of those who cannot claim the directory any more: they have read an older state."""
-        seals = yield from _seals(probes)
+    def over(self, control: list[ObjectInfo]) -> Flow[set[str]]:
+        """The keys of what those wrote who cannot save any more: they build upon an older state."""
+        seals = yield from _seals(control)
         return {key for key, by in seals.items() if by and not (by.term == self.term and by.serial >= self.newest)}
 
     def _is_dead(self, attempt: Attempt | None) -> bool:

@@ -12,6 +12,7 @@ import dataclasses
 import inspect
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +23,8 @@ import tensorflow as tf
 from fsspec import AbstractFileSystem
 from typing_extensions import Self
 
-from ckpt_remote.checkpoint import restore, write
+from ckpt_remote.checkpoint import restore
+from ckpt_remote.crew import crew_of
 from ckpt_remote.directory import Directory, Retention
 from ckpt_remote.errors import CheckpointError, CorruptError, NotFoundError
 from ckpt_remote.flow import Flow, run
@@ -30,6 +32,8 @@ from ckpt_remote.numbering import SaveCounter, as_integer
 from ckpt_remote.probe import CONTROL
 from ckpt_remote.progress import FellBack, Saved, emit
 from ckpt_remote.store import Retry, Store, open_store, split_url
+from ckpt_remote.tap import capture
+from ckpt_remote.workers import Workers
 
 __all__ = ["CheckpointManager"]
 
@@ -37,6 +41,8 @@ _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# What TensorFlow writes and cannot find again.
+_UNREADABLE = re.compile(r"\[.*\]|\\")
 # Seconds from the first failure of a write in which it is sent again: an upload on a slow link takes minutes itself.
 _PATIENCE = 900.0
 
@@ -64,6 +70,7 @@ class CheckpointManager(tf.train.CheckpointManager):
         last_checkpoint_step: The step of the last save, where the caller knows it.
         storage_options: Options for the store, under fsspec's names.
         filesystem: A ready fsspec filesystem to use instead.
+        workers: This process's place among the workers that save together; by default what `TF_CONFIG` says.
 
     Raises:
         ValueError: `max_to_keep` is not positive, or an option is unknown.
@@ -96,6 +103,7 @@ class CheckpointManager(tf.train.CheckpointManager):
         *,
         storage_options: Mapping[str, Any] | None = None,
         filesystem: AbstractFileSystem | None = None,
+        workers: Workers | None = None,
     ) -> None:
         # The base constructor reads the directory through TensorFlow's own file systems, which know no S3; every
         # public member of the base is overridden instead.
@@ -103,14 +111,15 @@ class CheckpointManager(tf.train.CheckpointManager):
             raise ValueError(f"Expected a positive integer or `None` for `max_to_keep`, got {max_to_keep}.")
         if checkpoint_interval is not None and step_counter is None:
             raise ValueError("`step_counter` should be passed if `checkpoint_interval` is not None.")
+        if _UNREADABLE.search(checkpoint_name):
+            raise ValueError(
+                f"TensorFlow takes brackets and backslashes for wildcards, and cannot restore {checkpoint_name!r}."
+            )
         if checkpoint_name.startswith(CONTROL):
             raise ValueError(f"Names below {CONTROL} are the library's own: give another `checkpoint_name`.")
         self._target = checkpoint
         self._url = os.fspath(directory)
         self._name = checkpoint_name
-        self._retention = Retention(
-            max_to_keep=max_to_keep, keep_checkpoint_every_n_hours=keep_checkpoint_every_n_hours
-        )
         self._step_counter = step_counter
         self._interval = checkpoint_interval
         self._init_fn = init_fn
@@ -121,6 +130,15 @@ class CheckpointManager(tf.train.CheckpointManager):
         self._store.url_of(f"{checkpoint_name}-1")  # a name that no object can have is refused now, not after an upload
         self._lock = os.getpid(), threading.Lock()
         self._known = Directory(self._store.url, (self._url,))
+        self._workers = workers or Workers.from_environment()
+        self._crew = crew_of(
+            self._workers,
+            self._known,
+            self._store,
+            self._retry,
+            name=checkpoint_name,
+            retention=Retention(max_to_keep=max_to_keep, keep_checkpoint_every_n_hours=keep_checkpoint_every_n_hours),
+        )
         self._refresh()
         self._save_counter = SaveCounter(checkpoint)
 
@@ -298,6 +316,7 @@ class CheckpointManager(tf.train.CheckpointManager):
     def close(self) -> None:
         """Gives the store's connections back. The manager is not used afterwards."""
         self.sync()
+        self._crew.close()
         self._store.close()
 
     def __enter__(self) -> Self:
@@ -323,7 +342,7 @@ class CheckpointManager(tf.train.CheckpointManager):
     def _refresh(self) -> bool:
         """Reads the state, and returns whether it has changed."""
         with self._mutex:
-            changed = self._perform(self._known.load())
+            changed = self._crew.refresh()
         if self._known.latest is None:
             self._store.require_container()
         return changed
@@ -331,7 +350,7 @@ class CheckpointManager(tf.train.CheckpointManager):
     def _restore(self, store: Store, path: str, options: tf.train.CheckpointOptions | None) -> Any:
         """Restores a checkpoint; one that the state lists, and that is not there, is damaged."""
         try:
-            return restore(self._target, store, path, options)
+            return restore(self._target, store, path, options, shared=self._workers.size > 1)
         except NotFoundError as error:
             if store is not self._store or path not in self._newest_first():
                 raise
@@ -383,7 +402,7 @@ class CheckpointManager(tf.train.CheckpointManager):
     def _locate(self, path: str) -> tuple[Store, str]:
         for directory in (self._url, self._store.url):
             if path.startswith(f"{directory.rstrip('/')}/"):
-                return self._store, path[len(directory.rstrip("/")) + 1 :]
+                return self._store, path[len(directory.rstrip("/")) :].lstrip("/")
         directory, name = split_url(path)
         return self._open(directory), name
 
@@ -397,29 +416,20 @@ class CheckpointManager(tf.train.CheckpointManager):
         """Saves one checkpoint and returns its path; after a failure the counter is as it was before."""
         step = None if self._interval is None else as_integer(self._step_counter)
         number = self._save_counter.advance()
-        doubts = self._known.doubts
-        landed = False
         try:
             started = time.perf_counter()
-            self._perform(self._known.claim(self._name))
             path = f"{self._name}-{number if checkpoint_number is None else as_integer(checkpoint_number)}"
-            target = self._perform(self._known.begin(path))
-            written = write(self._target, self._store, target, options, retry=self._retry)
-            serial = self._known.serial
-            try:
-                self._perform(
-                    self._known.publish(written.index, written.objects, written.created, target, self._retention)
-                )
-            finally:
-                landed = self._known.serial != serial
-        except BaseException:
-            if landed or not self._known.doubts <= doubts:
-                self._last_step = step  # it has landed, or may have, so its number and its step count as used
+            # First, as all workers take part in reading what is spread over them.
+            snapshot = capture(self._target, path.rpartition("/")[2], options)
+            size = self._crew.save(path, snapshot)
+        except BaseException as error:
+            if self._crew.may_have_landed(error):
+                self._last_step = step  # so its number and its step count as used
             else:
                 self._save_counter.rollback()
             raise
         self._last_step = step
-        self._tell(path, written.size, time.perf_counter() - started)
+        self._tell(path, size, time.perf_counter() - started)
         self._clean_up()
         return path
 
@@ -431,6 +441,6 @@ class CheckpointManager(tf.train.CheckpointManager):
     def _clean_up(self) -> None:
         """Deletes what is retired; whatever goes wrong, the save before it has passed."""
         try:
-            self._perform(self._known.delete_retired())
+            self._crew.clean_up()
         except Exception:  # noqa: BLE001 - a foreign one must not hide that the checkpoint is there
             _log.exception("What %s no longer lists could not be deleted, and will be tried again.", self._url)

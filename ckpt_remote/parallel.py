@@ -7,9 +7,10 @@ process from exiting. Tasks must not rely on each other: there may be one thread
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from typing import Generic, TypeVar
 
-__all__ = ["run_all"]
+__all__ = ["Beside", "run_all"]
 
 T = TypeVar("T")
 
@@ -17,25 +18,58 @@ T = TypeVar("T")
 _GLANCE = 0.5
 
 
-def run_all(tasks: Sequence[Callable[[], T]], *, threads: int, name: str) -> list[T]:
+class Beside(Generic[T]):
+    """Something that goes on beside what this thread does.
+
+    Args:
+        task: What to do.
+        name: What its thread is called.
+    """
+
+    def __init__(self, task: Callable[[], T], *, name: str) -> None:
+        self._outcome: Future[T] = Future()
+        threading.Thread(target=self._run, args=(task,), name=name, daemon=True).start()
+
+    def check(self) -> None:
+        """Raises what it has raised, if it has."""
+        if self._outcome.done():
+            self._outcome.result()
+
+    def result(self) -> T:
+        """Waits for its result. Ctrl-C ends the wait."""
+        while not self._outcome.done():
+            wait([self._outcome], timeout=_GLANCE)
+        return self._outcome.result()
+
+    def _run(self, task: Callable[[], T]) -> None:
+        try:
+            self._outcome.set_result(task())
+        except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
+            self._outcome.set_exception(error)
+
+
+def run_all(
+    tasks: Sequence[Callable[[], T]], *, threads: int, name: str, check: Callable[[], None] | None = None
+) -> list[T]:
     """Performs all tasks and returns their results.
 
     Args:
         tasks: What to do.
         threads: How many run at a time, at most.
         name: What the threads are called, for people who look at them.
+        check: Asked now and then; what it raises ends the wait at once, as Ctrl-C does.
 
     Raises:
-        BaseException: What the first task to fail raised.
+        BaseException: What the first task to fail raised, or `check`.
     """
-    if len(tasks) <= 1:
+    if len(tasks) <= 1 and check is None:
         return [task() for task in tasks]
     crew = _Crew(tasks)
     count = min(threads, len(tasks))
     try:
         for number in range(count):
             threading.Thread(target=crew.work, name=f"{name}-{number}", daemon=True).start()
-        return crew.finish(count)
+        return crew.finish(count, check)
     except BaseException:  # Ctrl-C, which may come before the last thread has begun
         crew.call_off()
         raise
@@ -67,11 +101,13 @@ class _Crew(Generic[T]):
             self._left += 1
             self._changed.notify_all()
 
-    def finish(self, threads: int) -> list[T]:
+    def finish(self, threads: int, check: Callable[[], None] | None) -> list[T]:
         """Waits until all threads have left, and returns the results."""
         with self._changed:
             while self._left < threads:
                 self._changed.wait(_GLANCE)
+                if check is not None:
+                    check()
         if self._failures:
             raise self._failures[0]
         return [self._results[number] for number in sorted(self._results)]

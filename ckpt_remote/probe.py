@@ -22,25 +22,30 @@ from ckpt_remote.flow import Delete, Flow, Get, Pause, Put, Remove
 from ckpt_remote.origin import Attempt
 from ckpt_remote.store import Object, PutMode, Version
 
-__all__ = ["CONTROL", "PROBES", "check_store"]
+__all__ = ["CONTROL", "PLAN", "PROBES", "check_store"]
 
 _log = logging.getLogger(__name__)
 
 CONTROL = "_ckpt_remote/"
 """The folder of what is neither a checkpoint nor the state, below the directory."""
+PLAN = f"{CONTROL}plan"
+"""What workers that save together are told by their leader: the one name below that is used again."""
 PROBES = f"{CONTROL}probe-"
 """What the names of probes begin with. A probe ends with a seal, as data do."""
 
 _NOTE = b"ckpt_remote asks here whether the store honours conditions. Delete it when nothing is being saved.\n"
 
 
-def check_store(attempt: Attempt, state: Version | None, *, url: str) -> Flow[None]:
+def check_store(attempt: Attempt, state: Version | None, *, url: str) -> Flow[bool]:
     """Proves that the store creates only where nothing is, and replaces only exactly what it is told to.
 
     Args:
         attempt: Whose seal the probe gets.
         state: The version of the state that was read; None if there was none.
         url: The directory, for messages.
+
+    Returns:
+        Whether it deletes only exactly what it is told to, too.
 
     Raises:
         UnsupportedError: It does not. Nothing but the probe was written.
@@ -60,21 +65,30 @@ def check_store(attempt: Attempt, state: Version | None, *, url: str) -> Flow[No
     if (yield from probe.write(b"4", first.version)) is not None:
         what = "replaced an object of another version than the one it was told (If-Match)"
         raise (yield from probe.broken(what, state))
+    return (yield from _deletes_exactly(key, first.version, second.version, url))
+
+
+def _deletes_exactly(key: str, former: Version, current: Version, url: str) -> Flow[bool]:
+    """Deletes the probe; what fails is found later, by its seal."""
+    refused = False
     try:
-        yield Remove(key, first.version)
-    except CheckpointError:  # as it should; or it stumbles, and is asked again by the next claim
+        yield Remove(key, former)
+    except ConflictError:
+        refused = True
+    except CheckpointError:  # it stumbles, and is taken for one that cannot
         pass
     else:
         _log.warning(
-            "The store of %s ignores conditions on deletions (If-Match). A writer that sleeps between a look and a "
-            "deletion, and wakes up when another has saved the same number again, could delete the other's index. Save "
-            "no number a second time here while another process may be alive.",
+            "The store of %s ignores conditions on deletions (If-Match). What a failed save has written is left to the "
+            "next one. And a writer that sleeps between a look and a deletion, and wakes up when another has saved the "
+            "same number again, could delete the other's index: save no number twice while another process may live.",
             url,
         )
     try:
-        yield Remove(key, second.version)
-    except CheckpointError:  # found later, by its seal
-        return
+        exactly: bool = yield Remove(key, current)
+    except CheckpointError:
+        return False
+    return refused and exactly
 
 
 class _Probe:

@@ -63,8 +63,9 @@ class Retired:
         path: The prefix of the checkpoint.
         write_id: That of its index, so that an index written since is left alone; empty for a stock checkpoint, None
             where no index is meant.
-        used: How many data objects it has.
+        used: The number after that of its last data object.
         of: The count in their names.
+        first: The number of its first data object.
         files: Side files of registered savers.
     """
 
@@ -72,12 +73,13 @@ class Retired:
     write_id: str | None
     used: int
     of: int
+    first: int = 0
     files: tuple[str, ...] = ()
 
     @property
     def objects(self) -> tuple[str, ...]:
         """The keys of its data objects."""
-        return tuple(shard_name(self.path, shard, self.of) for shard in range(self.used))
+        return tuple(shard_name(self.path, shard, self.of) for shard in range(self.first, self.used))
 
     @property
     def data(self) -> tuple[str, ...]:
@@ -219,7 +221,7 @@ def _encode_record(record: Record) -> str:
 
 
 def _listed(retired: Retired) -> list[object]:
-    return [retired.path, retired.write_id, retired.used, retired.of, *retired.files]
+    return [retired.path, retired.write_id, retired.first, retired.used, retired.of, *retired.files]
 
 
 def _decode_record(text: str, path: str) -> tuple[Record | None, str]:
@@ -258,13 +260,19 @@ def _decode_record(text: str, path: str) -> tuple[Record | None, str]:
     )
 
 
-def _decode_retired(path: str, write_id: str | None, used: int, of: int, *files: str) -> Retired:
-    if not 0 <= _count(used) <= _count(of) <= MAX_SHARDS:
-        raise ValueError(f"it is to delete {used} data objects of {of}")
+def _decode_retired(path: str, write_id: str | None, *rest: Any) -> Retired:
+    first, used, of, *files = rest
+    if not 0 <= _count(first) <= _count(used) <= _count(of) <= MAX_SHARDS:
+        raise ValueError(f"it is to delete the data objects from {first} to {used} of {of}")
     if not all(_inside(file, ()).startswith(path) for file in files):
         raise ValueError(f"it is to delete files that are not of {path!r}")
     return Retired(
-        path=_inside(path, ()), write_id=None if write_id is None else _text(write_id), used=used, of=of, files=files
+        path=_inside(path, ()),
+        write_id=None if write_id is None else _text(write_id),
+        first=first,
+        used=used,
+        of=of,
+        files=tuple(files),
     )
 
 

@@ -1,10 +1,12 @@
 """Take a checkpoint's tensors out of TensorFlow's hands, in memory, during its own save.
 
     capture(checkpoint, name, options)
-    └── checkpoint.write(<private folder>/name)         TensorFlow's own save, with everything that it does
-        └── Tap, a tf.train.experimental.ShardingCallback
-            ├── numeric tensors: kept, as views of their own memory
-            └── strings, variants, the object graph: handed back, and written by TensorFlow, a few KB
+    ├── checkpoint.write(<private folder>/name)         TensorFlow's own save, with everything that it does
+    │   └── Tap, a tf.train.experimental.ShardingCallback
+    │       ├── numeric tensors: kept, as views of their own memory
+    │       ├── those of other tasks, as parameter servers: held there
+    │       └── strings, variants, the object graph: handed back, and written by TensorFlow, a few KB
+    └── pull       what is held elsewhere, into files that are read as memory
     then the native bundle and any side files of registered savers are read back from the folder
 
 In graph mode there is no tap: TensorFlow writes everything to the folder, and it is read back the same way.
@@ -15,11 +17,14 @@ whatever training does afterwards; the folder is gone when this returns (what it
 What it relies on, pinned by canary tests: a callback may keep tensors to itself; in eager mode the tensor of a
 variable is an immutable snapshot, because a variable copies its buffer on the next write while somebody holds it.
 The contents of other resources may alias live memory (those of `DenseHashTable` do), so they are copied.
+With several tasks TensorFlow calls the callback while it traces a function, so the tensors are symbolic: see `pull`.
 """
 
+import contextlib
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +43,9 @@ from ckpt_remote.bundle import (
     tensor_key,
     tensor_name,
 )
-from ckpt_remote.errors import UnsupportedError
+from ckpt_remote.errors import IncompleteError, UnsupportedError
 from ckpt_remote.plan import Tensor
+from ckpt_remote.pull import Holding, local_device, pull
 from ckpt_remote.staging import Folder
 
 __all__ = ["Snapshot", "capture"]
@@ -78,6 +84,7 @@ class Tap(tf.train.experimental.ShardingCallback):
 
     def __init__(self, policy: Any | None = None) -> None:
         self.groups: list[tuple[Tensor, ...]] = []
+        self.holdings: list[Holding] = []
         self._policy = policy or tf.train.experimental.ShardByTaskPolicy()
 
     @property
@@ -88,19 +95,38 @@ class Tap(tf.train.experimental.ShardingCallback):
     def __call__(self, shardable_tensors: Sequence[Any]) -> Sequence[Any]:
         """Called by TensorFlow once for each task; returns the shards that TensorFlow is to write itself."""
         shards = self._policy(shardable_tensors)
-        if not tf.executing_eagerly():  # several tasks: the tensors are symbolic, and only TensorFlow can write them
-            return shards  # type: ignore[no-any-return]
-        return [left for shard in shards if (left := self._keep(shard))]
+        mirrored = {
+            it.checkpoint_key for it in shardable_tensors if isinstance(it.trackable, tf.distribute.DistributedValues)
+        }
+        held = self._hold(
+            tensor
+            for shard in shards
+            for tensors in shard.values()
+            for tensor in tensors.values()
+            if tf.is_symbolic_tensor(tensor) and _is_ours(tensor)
+        )
+        return [left for shard in shards if (left := self._keep(shard, held, mirrored))]
 
-    def _keep(self, shard: Mapping[str, Mapping[Any, Any]]) -> dict[str, dict[Any, Any]]:
+    def _hold(self, symbolic: Iterable[tf.Tensor]) -> Iterator[memoryview]:
+        """The bytes of tensors that have no values yet, to be pulled when the save has run."""
+        tensors = list(symbolic)
+        if not tensors:
+            return iter(())
+        self.holdings.append(Holding(tensors))
+        return iter(self.holdings[-1].views)
+
+    def _keep(
+        self, shard: Mapping[str, Mapping[Any, Any]], held: Iterator[memoryview], mirrored: Container[str]
+    ) -> dict[str, dict[Any, Any]]:
         kept: list[Tensor] = []
         left: dict[str, dict[Any, Any]] = {}
         for key, tensors in shard.items():
             for spec, tensor in tensors.items():
-                if find_dtype(tensor.dtype.as_datatype_enum).itemsize is None:
+                if not _is_ours(tensor):
                     left.setdefault(key, {})[spec] = tensor
-                else:
-                    kept.append(_from_memory(key, str(spec).strip(), tensor))
+                    continue
+                data = next(held) if tf.is_symbolic_tensor(tensor) else _memory_of(key, tensor)
+                kept.append(_tensor(key, str(spec).strip(), tensor, data, mirrored=key in mirrored))
         self.groups.append(tuple(kept))
         return left
 
@@ -111,28 +137,38 @@ def capture(checkpoint: tf.train.Checkpoint, name: str, options: tf.train.Checkp
     Args:
         checkpoint: Any `tf.train.Checkpoint`.
         name: The last segment of the prefix, as registered savers derive the names of their files from it.
-        options: The user's. The sharding callback is honoured, the device for I/O passed on; asynchrony and write
-            callbacks are the caller's business.
+        options: The user's. The sharding callback is honoured; asynchrony and write callbacks are the caller's
+            business. The device for I/O matters in graph mode only: else it is this process, whose folder it is.
 
     Returns:
-        The tensors and files, in memory.
+        The tensors and files, in memory; what other tasks hold, in a file without a name in the temporary directory.
+
+    Raises:
+        IncompleteError: A task that holds variables does not answer.
+        StoreError: The temporary directory has no room for what other tasks hold.
+        UnsupportedError: A registered saver wrote files under names of its own.
     """
     folder = Folder()
     try:
         prefix = folder.path / name
         policy = options.experimental_sharding_callback if options else None
         tap = Tap(policy) if tf.executing_eagerly() else None
-        checkpoint.write(
-            str(prefix),
-            options=tf.train.CheckpointOptions(
-                experimental_io_device=options.experimental_io_device if options else None,
-                experimental_sharding_callback=tap or policy,
-            ),
-        )
+        with _told_who_is_lost(name):
+            checkpoint.write(
+                str(prefix),
+                options=tf.train.CheckpointOptions(
+                    experimental_io_device=local_device() if tap else options and options.experimental_io_device,
+                    experimental_sharding_callback=tap or policy,
+                ),
+            )
+            if tap:
+                pull(tap.holdings)
         native, files = _read_folder(prefix)
     finally:
         folder.remove()
     groups = [group for group in tap.groups if group] if tap else []
+    if policy is None:
+        groups = [tuple(chain.from_iterable(groups))]  # one of each task; what shares an object is ours to decide
     # TensorFlow's own few KB share the first shard, rather than cost a request of their own.
     return Snapshot(
         groups=((*native, *(groups[0] if groups else ())), *groups[1:]),
@@ -141,16 +177,34 @@ def capture(checkpoint: tf.train.Checkpoint, name: str, options: tf.train.Checkp
     )
 
 
-def _from_memory(key: str, spec: str, tensor: tf.Tensor) -> Tensor:
+@contextlib.contextmanager
+def _told_who_is_lost(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        raise IncompleteError(
+            f"Cannot save {name}: a task that holds variables, as a parameter server does, is gone or does not answer "
+            f"({error.message}). Nothing was saved. Connect to the cluster again, restore and go on."
+        ) from error
+
+
+def _is_ours(tensor: tf.Tensor) -> bool:
+    """Whether its bytes can be told without TensorFlow: what is traced must have a size by then."""
+    return find_dtype(tensor.dtype.as_datatype_enum).itemsize is not None and tensor.shape.is_fully_defined()
+
+
+def _memory_of(key: str, tensor: tf.Tensor) -> Buffer:
     # TensorFlow hands out scalars of ml_dtypes' types as such, and not as arrays.
     array = np.asarray(tensor) if tensor.shape.rank else np.asarray(tensor.numpy())
     data = array.reshape(-1).view(np.uint8)
-    if not key.endswith(_VARIABLE_VALUE):
-        data = data.copy()
+    return data if key.endswith(_VARIABLE_VALUE) else data.copy()
+
+
+def _tensor(key: str, spec: str, tensor: tf.Tensor, data: Buffer, *, mirrored: bool) -> Tensor:
     shape, part = parse_shape_and_slice(spec) if spec else (tuple(tensor.shape.as_list()), None)
     if part is not None and part.shape(shape) == shape:
         part = None  # all of it, in another spelling
-    return Tensor(key=key, dtype=tensor.dtype.as_datatype_enum, shape=shape, part=part, data=data)
+    return Tensor(key=key, dtype=tensor.dtype.as_datatype_enum, shape=shape, part=part, data=data, mirrored=mirrored)
 
 
 def _read_folder(prefix: Path) -> tuple[list[Tensor], tuple[tuple[str, Buffer], ...]]:

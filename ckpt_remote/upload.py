@@ -2,7 +2,7 @@
 
     upload_data(store, shards, target)
     └── upload_shards                one thread a stream, one shard after another
-        ├── crc32c of each piece     (the bundle's own checksum, computed once)
+        ├── crc32c of each tensor    (the bundle's own checksum, computed once)
         └── create                   one put of the tensors' own memory and a seal: nothing packed, nothing overwritten
             └── on a lost response: the seal of what is there, if anything, says whose it is
 
@@ -22,10 +22,10 @@ from ckpt_remote.errors import CheckpointError, ConflictError, StoreError
 from ckpt_remote.flow import Ends, Flow, Pause, Put, Withdraw, run
 from ckpt_remote.origin import SEAL_SIZE, Attempt
 from ckpt_remote.parallel import run_all
-from ckpt_remote.plan import Piece, Shard
+from ckpt_remote.plan import Shard, Tensor
 from ckpt_remote.store import ObjectInfo, Retry, Store, Version
 
-__all__ = ["STREAMS", "Uploaded", "create", "index_entries", "upload_data", "upload_shards"]
+__all__ = ["STREAMS", "Uploaded", "create", "index_entries", "take_back", "upload_data", "upload_shards", "withdraw"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +38,8 @@ class Uploaded:
     """Shards that are durable.
 
     Attributes:
-        checksums: For each the masked crc32c of each of its pieces.
-        created: The objects with their versions, but for those whose answer was lost.
+        checksums: For each the masked crc32c of each of its tensors and slices.
+        created: The objects with their versions, but for those whose answer was lost: what can be taken back.
     """
 
     checksums: tuple[tuple[int, ...], ...]
@@ -88,18 +88,14 @@ class _Upload:
     store: Store
     attempt: Attempt
     retry: Retry
+    exact: bool
     created: dict[str, Version] = field(default_factory=dict)
 
     def shard(self, key: str, shard: Shard) -> tuple[int, ...]:
-        """Uploads one shard and returns the masked checksum of each piece."""
-        checksums = tuple(
-            mask(crc32c(piece.data))
-            if piece.tensor.crc32c is None or piece.size != piece.tensor.size
-            else piece.tensor.crc32c
-            for piece in shard
-        )
-        version = run(create(key, [piece.data for piece in shard], self.attempt), self.store, self.retry)
-        if version is not None:
+        """Uploads one shard and returns the masked checksum of each of its tensors."""
+        checksums = tuple(mask(crc32c(tensor.data)) if tensor.crc32c is None else tensor.crc32c for tensor in shard)
+        version = run(create(key, [tensor.data for tensor in shard], self.attempt), self.store, self.retry)
+        if version is not None and self.exact:
             self.created[key] = version
         return checksums
 
@@ -112,6 +108,8 @@ def upload_shards(
     attempt: Attempt,
     retry: Retry,
     streams: int = STREAMS,
+    exact: bool = True,
+    check: Callable[[], None] | None = None,
 ) -> Uploaded:
     """Creates one object for each shard.
 
@@ -122,30 +120,33 @@ def upload_shards(
         attempt: Whose seal the objects get.
         retry: How to repeat requests that a store fails to answer.
         streams: How many requests are in flight at most.
+        exact: Whether the store deletes only exactly what it is told to; if not, nothing is taken back.
+        check: Asked now and then; what it raises ends the upload at once, though requests may still be under way.
 
     Raises:
         ConflictError: An object of that name exists already. What this call created was deleted.
         StoreError: The store kept failing. What this call provably created was deleted.
     """
-    upload = _Upload(store, attempt, retry)
+    upload = _Upload(store, attempt, retry, exact)
     tasks = [partial(upload.shard, name(number), shard) for number, shard in enumerate(shards)]
     try:
-        checksums = run_all(tasks, threads=streams, name="ckpt_remote-upload")
+        checksums = run_all(tasks, threads=streams, name="ckpt_remote-upload", check=check)
     except Exception:  # after Ctrl-C requests are still under way: what they leave is found by the next save
-        _withdraw(store, upload.created, retry)
+        withdraw(store, upload.created, retry)
         raise
     return Uploaded(checksums=tuple(checksums), created=upload.created)
 
 
-def _withdraw(store: Store, created: Mapping[str, Version], retry: Retry) -> None:
+def withdraw(store: Store, created: Mapping[str, Version], retry: Retry) -> None:
     """Deletes what nothing refers to yet; a failure costs space, and is said, but does not hide the first error."""
-    for key, failure in run(_take_back(created), store, retry).items():
-        _log.warning("%s was written for a save that failed, and could not be deleted: %s", store.url_of(key), failure)
+    run(take_back(created), store, retry)
 
 
-def _take_back(created: Mapping[str, Version]) -> Flow[dict[str, CheckpointError]]:
-    failures: dict[str, CheckpointError] = yield Withdraw(tuple(created.items()))
-    return failures
+def take_back(created: Mapping[str, Version]) -> Flow[None]:
+    """Deletes what nothing refers to, each object if it is still what was created. Who comes later finds the rest."""
+    failures: Mapping[str, CheckpointError] = yield Withdraw(tuple(created.items()))
+    for key, failure in failures.items():
+        _log.warning("%s was written for a save that failed, and could not be deleted: %s", key, failure)
 
 
 def upload_data(
@@ -156,6 +157,7 @@ def upload_data(
     attempt: Attempt,
     counts: Iterable[int],
     retry: Retry,
+    exact: bool = True,
 ) -> tuple[int, Uploaded]:
     """Uploads the data objects of a checkpoint.
 
@@ -168,6 +170,7 @@ def upload_data(
         shards: What to write, as planned.
         attempt: Whose seal the objects get.
         counts: The counts to try, one after the other.
+        exact: As for `upload_shards`.
         retry: How to repeat requests that a store fails to answer.
 
     Returns:
@@ -181,7 +184,7 @@ def upload_data(
     for count in counts:
         name = partial(_name, path, count)
         try:
-            return count, upload_shards(store, name, shards, attempt=attempt, retry=retry)
+            return count, upload_shards(store, name, shards, attempt=attempt, retry=retry, exact=exact)
         except ConflictError as error:
             conflict = error
     raise conflict or ValueError("there is no count to try")
@@ -194,23 +197,22 @@ def _name(path: str, count: int, shard: int) -> str:
 def index_entries(shards: Sequence[Shard], checksums: Sequence[Sequence[int]]) -> dict[bytes, Entry]:
     """The index entries of what `upload_shards` wrote: one for each tensor, and one for each slice of a sliced one."""
     entries: dict[bytes, Entry] = {}
-    slices: dict[str, tuple[Piece, list[TensorSlice]]] = {}
+    slices: dict[str, tuple[Tensor, list[TensorSlice]]] = {}
     for number, (shard, masked) in enumerate(zip(shards, checksums, strict=True)):
         offset = 0
-        for piece, checksum in zip(shard, masked, strict=True):
-            tensor = piece.tensor
-            shape = tensor.shape if piece.part is None else piece.part.shape(tensor.shape)
-            key = tensor_key(tensor.key) if piece.part is None else slice_key(tensor.key, piece.part)
+        for tensor, checksum in zip(shard, masked, strict=True):
+            shape = tensor.shape if tensor.part is None else tensor.part.shape(tensor.shape)
+            key = tensor_key(tensor.key) if tensor.part is None else slice_key(tensor.key, tensor.part)
             if key in entries:
                 raise ValueError(f"the checkpoint has two values for {tensor.key!r}")
             entries[key] = Entry(
-                dtype=tensor.dtype, shape=shape, shard=number, offset=offset, size=piece.size, crc32c=checksum
+                dtype=tensor.dtype, shape=shape, shard=number, offset=offset, size=tensor.size, crc32c=checksum
             )
-            if piece.part is not None:
-                slices.setdefault(tensor.key, (piece, []))[1].append(piece.part)
-            offset += piece.size
-    for name, (piece, parts) in slices.items():
+            if tensor.part is not None:
+                slices.setdefault(tensor.key, (tensor, []))[1].append(tensor.part)
+            offset += tensor.size
+    for name, (tensor, parts) in slices.items():
         if tensor_key(name) in entries:
             raise ValueError(f"the checkpoint has both a whole value and slices for {name!r}")
-        entries[tensor_key(name)] = Entry(dtype=piece.tensor.dtype, shape=piece.tensor.shape, slices=tuple(parts))
+        entries[tensor_key(name)] = Entry(dtype=tensor.dtype, shape=tensor.shape, slices=tuple(parts))
     return entries

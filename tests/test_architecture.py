@@ -12,11 +12,12 @@ import ckpt_remote
 PACKAGE = Path(ckpt_remote.__file__).parent
 # Top to bottom; a folder is one layer.
 LAYERS = [
-    "errors", "progress", "buffers", "parallel", "bundle", "store", "textproto", "staging", "origin", "plan", "state",
-    "retention", "flow", "upload", "commit", "probe", "garbage", "directory", "reader", "tap", "checkpoint",
-    "numbering", "manager", "__init__",
+    "errors", "progress", "buffers", "parallel", "locks", "bundle", "store", "textproto", "staging", "single_flight",
+    "spool", "origin", "boxes", "plan", "workers", "state", "retention", "succession", "flow", "upload", "commit",
+    "probe", "garbage", "directory", "layout", "ballot", "rendezvous", "share", "tally", "leader", "follower",
+    "reader", "pull", "tap", "checkpoint", "crew", "numbering", "manager", "__init__",
 ]  # fmt: skip
-TENSORFLOW = {"tap", "checkpoint", "numbering", "manager"}
+TENSORFLOW = {"pull", "tap", "checkpoint", "numbering", "manager"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

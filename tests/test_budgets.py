@@ -193,7 +193,7 @@ def test_over_http_a_permanent_503_is_met_six_times_at_most(part, ministack):
         refusing.clear()
         save()
 
-    assert 6 == len(refused)
+    assert 2 <= len(refused) <= 6
 
 
 @pytest.mark.slow

@@ -380,7 +380,7 @@ def test_a_registered_savers_file_that_nobody_could_attribute_is_refused_before_
     with pytest.raises(UnsupportedError, match=r"vocabulary\.txt"):
         manager.save()
 
-    assert {"checkpoint"} == read_all(memory_place).keys()
+    assert {} == read_all(memory_place)
 
 
 @pytest.mark.usefixtures("_registered")

@@ -325,12 +325,23 @@ def test_a_lost_race_leaves_what_the_state_may_list(rival):
     assert {"checkpoint", "ckpt-1.index", NEW.data[0]} == model.objects.keys()
 
 
-def test_a_lost_race_for_a_listed_number_leaves_its_data_to_the_winner():
-    """Who took over gave the index that lies there a new write id, whichever it was."""
+def test_a_lost_race_for_a_listed_number_says_that_it_was_replaced_and_leaves_its_data():
+    """Its index made the new values visible, and who took over went on from them, under a new write id."""
     model = Ending([ConflictError("lost")], **{"ckpt-1.index": indexed("old", 3, used=2)})
 
-    assert isinstance(run_to_end(replacing(model), model), ConflictError)
+    outcome = run_to_end(replacing(model), model)
+    assert (ConflictError, True) == (type(outcome), "ckpt-1 was replaced before that" in str(outcome))
     assert {"checkpoint", "ckpt-1.index", NEW.data[0]} == model.objects.keys()
+
+
+def test_where_deletions_are_not_exact_nothing_is_taken_back():
+    """One that lands late would delete what the next save writes under the same name."""
+    for errors in ([StoreError("refused")], [ConflictError("lost")]):
+        model = Ending(errors)
+        flow = commit(NEW, b"new", state("ckpt-1"), GUARD, created=None, attempt=OURS, url=URL)
+
+        assert isinstance(run_to_end(flow, model), StoreError | ConflictError)
+        assert {"checkpoint", "ckpt-1.index", NEW.data[0]} == model.objects.keys()
 
 
 def test_a_swap_of_a_listed_index_that_is_reported_as_lost_leaves_its_data_to_the_winner():

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from support.servers import moto
+
+import ckpt_remote
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
@@ -77,5 +80,14 @@ def test_the_python_of_the_readme_runs_against_an_s3_server_and_resumes(tmp_path
 
 
 def test_the_short_python_of_the_readme_is_part_of_the_long() -> None:
-    short, long = blocks(README, "python")
+    short, long, _ = blocks(README, "python")
     assert short in long
+
+
+def test_the_python_of_the_readme_for_several_workers_saves(tmp_path: Path) -> None:
+    crew = blocks(README, "python")[2].replace("s3://my-bucket/run", str(tmp_path / "run"))
+    checkpoint = tf.train.Checkpoint(value=tf.Variable(1.0))
+    names = {"ckpt_remote": ckpt_remote, "checkpoint": checkpoint}
+    exec(crew, names)  # noqa: S102 - the documents are ours
+
+    assert names["path"] == f"{tmp_path}/run/ckpt-1"

@@ -4,7 +4,7 @@ import pytest
 from support.places import Place, read_all
 
 from ckpt_remote.errors import ConflictError, CorruptError, NotFoundError, StoreError
-from ckpt_remote.flow import Delete, Ends, Get, List, Pause, Put, Remove, Withdraw, run
+from ckpt_remote.flow import Delete, Ends, Get, GetAll, List, Pause, Put, Remove, Wait, Withdraw, run
 from ckpt_remote.progress import Repeated, listen
 from ckpt_remote.store import Object, ObjectInfo, Policy, Retry, Retrying, Version
 
@@ -92,8 +92,8 @@ def test_requests_are_answered_by_the_store_in_order():
         (ObjectInfo("b", 5),),
         (b"ne", None, None, b"ee"),
         {},
-        None,
-        None,
+        True,
+        True,
     ] == run(
         asking(
             Get("a"),
@@ -271,6 +271,43 @@ def test_a_deletion_that_is_refused_is_reported_and_not_repeated():
 
     assert [{"a": REFUSED}] == run(asking(Delete(("a",))), store, Retry())
     assert 1 == len(store.asked)
+
+
+def test_objects_are_read_many_at_a_time_in_the_order_asked():
+    store = stored(a=b"one", b=b"three")
+
+    assert [(b"three", None, b"one")] == [
+        tuple(found and found.data for found in answer)
+        for answer in run(asking(GetAll(("b", "missing", "a"))), store, Retry())
+    ]
+
+
+def test_waiting_for_somebody_else_tells_the_time_and_renews_the_budget():
+    time = Time()
+    store = Failing(*[BUSY] * 4, store=stored(a=b"one"))
+    flow = asking(Get("a"), Wait(7.0), Get("a"), Wait(0.0))
+    store._errors[4:] = []
+    before = time.now
+    answers = run(flow, store, time.retry())
+
+    assert answers[1] >= before + 7.0
+    assert answers[3] >= answers[1]
+
+
+def test_a_failure_before_a_wait_does_not_count_after_it():
+    """Who polls for minutes meets more failures than one operation may."""
+    time, inner = Time(), stored(a=b"one")
+
+    class Flaky(Failing):
+        def read(self, key):
+            self._errors += [BUSY] if len(self.asked) % 2 == 0 else []
+            return super().read(key)
+
+    store = Flaky(store=inner)
+    answers = run(asking(*[Get("a"), Wait(1.0)] * 10), store, time.retry())
+
+    assert 20 == len(store.asked)
+    assert [b"one"] * 10 == [answer.data for answer in answers[::2]]
 
 
 def test_a_withdrawal_asks_for_each_object_once_leaves_anothers_and_reports_the_rest():

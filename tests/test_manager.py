@@ -196,11 +196,22 @@ def test_a_failed_save_of_a_number_again_leaves_the_old_one_in_place(memory_plac
     assert [0.0, 1.0, 2.0, 3.0] == value.numpy().tolist()
 
 
-@pytest.mark.parametrize("name", ["mon\u00a0modèle", "a\u200db", "a b", "ckpt*[1]"])
+@pytest.mark.parametrize("name", ["mon\u00a0modèle", "a\u200db", "a b", "ckpt*?", "a["])
 def test_any_name_that_can_be_saved_can_be_read_again(name, memory_place, value):
     make(memory_place, value, checkpoint_name=name).save()
 
-    assert f"{memory_place.url}/{name}-1" == make(memory_place, value, checkpoint_name=name).latest_checkpoint
+    manager = make(memory_place, value, checkpoint_name=name)
+    assert f"{memory_place.url}/{name}-1" == manager.latest_checkpoint
+    manager.restore().assert_consumed()
+
+
+@pytest.mark.parametrize("name", ["m[1]", "a\\b"])
+def test_a_name_that_tensorflow_can_write_and_not_find_again_is_refused(name, memory_place, value, tmp_path):
+    checkpoint = tf.train.Checkpoint(value=value)
+    with pytest.raises(tf.errors.NotFoundError):
+        checkpoint.read(checkpoint.write(str(tmp_path / f"{name}-1")))
+    with pytest.raises(ValueError, match="wildcards"):
+        make(memory_place, value, checkpoint_name=name)
 
 
 @pytest.mark.parametrize("name", ["../ckpt", "a//b", "a\nb"])

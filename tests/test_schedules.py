@@ -197,11 +197,11 @@ def a_claim_changes_nothing(monkeypatch):
 
 
 def the_highest_number_is_forgotten(monkeypatch):
-    def forgetful(self, **changes):
-        return dataclasses.replace(real(self, **changes), highest=0)
+    def forgetful(record, home, **changes):
+        return dataclasses.replace(real(record, home, **changes), highest=0)
 
-    real = directory.Directory._following
-    monkeypatch.setattr(directory.Directory, "_following", forgetful)
+    real = directory.follow_up
+    monkeypatch.setattr(directory, "follow_up", forgetful)
 
 
 def an_object_of_another_is_taken_for_ours(monkeypatch):

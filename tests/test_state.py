@@ -15,7 +15,12 @@ paths = st.from_regex(r"[a-zA-Z0-9_.é☃ '\"\\-]{0,8}-[0-9]{1,9}", fullmatch=Tr
 times = st.floats(min_value=0, max_value=1e11)
 retired = st.builds(
     lambda path, write_id, used, more, suffixes: Retired(
-        path=path, write_id=write_id, used=used, of=used + more, files=tuple(path + suffix for suffix in suffixes)
+        path=path,
+        write_id=write_id,
+        first=used // 2,
+        used=used,
+        of=used + more,
+        files=tuple(path + suffix for suffix in suffixes),
     ),
     paths,
     st.none() | st.text("0123456789abcdef", max_size=32),
@@ -165,8 +170,8 @@ SOUND = {
     "highest": 9,
     "lineage": ["b"],
     "preserved": ["ckpt-3"],
-    "retired": [["ckpt-9", "id", 1, 1, "ckpt-9.note"]],
-    "replaced": ["ckpt-8", None, 0, 1],
+    "retired": [["ckpt-9", "id", 0, 1, 1, "ckpt-9.note"]],
+    "replaced": ["ckpt-8", None, 0, 0, 1],
 }
 
 
@@ -184,11 +189,13 @@ def test_a_record_that_makes_sense_is_read():
         {"highest": -1}, {"highest": 1.5}, {"highest": 2**63},
         {"lineage": [5]}, {"lineage": None},
         {"preserved": [5]}, {"preserved": ["../x"]}, {"preserved": ["/etc/x"]},
-        {"retired": [[]]}, {"retired": [None]}, {"retired": [["ckpt-9", "", 5, 1]]}, {"retired": [["ckpt-9", "", -1,
-        1]]}, {"retired": [["ckpt-9", "", float("inf"), 1]]}, {"retired": [["ckpt-9", "", 0, 2**31]]}, {"retired":
-        [["ckpt-9", "", 1, 1, "checkpoint"]]}, {"retired": [["ckpt-9", "", 1, 1, "ckpt-9/../../x"]]}, {"retired":
-        [["../ckpt-9", "", 1, 1]]}, {"retired": [["ckpt-9", 5, 1, 1]]}, {"replaced": []}, {"replaced": ["../ckpt-9",
-        "", 1, 1]}, {"replaced": ["ckpt-9", "", 5, 1]}, {"replaced": "ckpt-9"},
+        {"retired": [[]]}, {"retired": [None]}, {"retired": [["ckpt-9", "", 0, 5, 1]]},
+        {"retired": [["ckpt-9", "", 0, -1, 1]]}, {"retired": [["ckpt-9", "", 0, float("inf"), 1]]},
+        {"retired": [["ckpt-9", "", 0, 0, 2**31]]}, {"retired": [["ckpt-9", "", 2, 1, 3]]},
+        {"retired": [["ckpt-9", "", -1, 1, 3]]}, {"retired": [["ckpt-9", "", 0, 1, 1, "checkpoint"]]},
+        {"retired": [["ckpt-9", "", 0, 1, 1, "ckpt-9/../../x"]]}, {"retired": [["../ckpt-9", "", 0, 1, 1]]},
+        {"retired": [["ckpt-9", 5, 0, 1, 1]]}, {"replaced": []}, {"replaced": ["../ckpt-9", "", 0, 1, 1]},
+        {"replaced": ["ckpt-9", "", 0, 5, 1]}, {"replaced": ["ckpt-9", "", 0, 1]}, {"replaced": "ckpt-9"},
     ],
     ids=json.dumps,
 )  # fmt: skip

@@ -21,6 +21,7 @@ from ckpt_remote.bundle.index import (
 )
 from ckpt_remote.bundle.merge import merge
 from ckpt_remote.bundle.messages import Entry, Header
+from ckpt_remote.bundle.object_graph import OBJECT_GRAPH, merge_object_graphs
 from ckpt_remote.bundle.ordered import decode_slice_key, is_slice_key, slice_key, tensor_key, tensor_name
 from ckpt_remote.bundle.reader import BundleReader
 from ckpt_remote.bundle.slices import Extent, TensorSlice, parse_shape_and_slice
@@ -31,6 +32,7 @@ from ckpt_remote.bundle.writer import BundleWriter, tensor_entry
 __all__ = [
     "DTYPES",
     "MAX_SHARDS",
+    "OBJECT_GRAPH",
     "RESOURCE",
     "STRING",
     "VARIANT",
@@ -55,6 +57,7 @@ __all__ = [
     "is_slice_key",
     "mask",
     "merge",
+    "merge_object_graphs",
     "parse_shape_and_slice",
     "parse_shard_name",
     "shard_name",

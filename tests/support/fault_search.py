@@ -127,7 +127,7 @@ def stage(*, genuine: bool, attempts: int, generations: bool = False) -> Iterato
         "ckpt_remote.reader.run_all": _one_after_the_other,
     }
     if not genuine:
-        replaced["ckpt_remote.checkpoint.capture"] = trained.capture
+        replaced["ckpt_remote.manager.capture"] = trained.capture
         for name in ("commit.decode_index", "commit.decode_state", "directory.decode_state", "reader.decode_index"):
             replaced[f"ckpt_remote.{name}"] = _REMEMBERED[name.partition(".")[2]]
     with contextlib.ExitStack() as stack:

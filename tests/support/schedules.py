@@ -18,13 +18,13 @@ from ckpt_remote.bundle import Entry, Header, Index, crc32c, decode_index, encod
 from ckpt_remote.commit import STATE
 from ckpt_remote.directory import Directory, Retention
 from ckpt_remote.errors import CheckpointError, ConflictError, StoreError, UnknownOutcomeError, UnsupportedError
-from ckpt_remote.flow import Delete, Ends, Get, List, Pause, Put, Remove, Withdraw
+from ckpt_remote.flow import Delete, Ends, Get, GetAll, List, Pause, Put, Remove, Wait, Withdraw
 from ckpt_remote.origin import read_write_id
 from ckpt_remote.state import Retired, State, decode_state
 from ckpt_remote.store import Object, ObjectInfo, Version
 from ckpt_remote.upload import create
 
-__all__ = ["ATTEMPTS", "BrokenPromiseError", "Outcome", "World", "explore"]
+__all__ = ["ATTEMPTS", "BrokenPromiseError", "Faults", "Outcome", "World", "explore"]
 
 URL = "s3://bucket/run"
 ATTEMPTS = 4
@@ -48,6 +48,8 @@ class Model:
         match request:
             case Get(key):
                 answer = self.objects.get(key)
+            case GetAll(keys):
+                answer = tuple(self.objects.get(key) for key in keys)
             case Ends(objects, length):
                 answer = tuple(self._end(info, length) for info in objects)
             case List(prefix):
@@ -58,6 +60,7 @@ class Model:
             case Remove(key, version):
                 if not self._remove(key, version):
                     raise ConflictError("another version")
+                answer = True
             case Withdraw(objects):
                 for key, version in objects:
                     self._remove(key, version)
@@ -139,6 +142,7 @@ class World:
         self.keep = self.chance.choice((1, 2, 2, 3))
         self.hours = self.chance.choice((None, None, 1))
         self.clock = 1e9
+        self.now = 0.0
         self.values = 0
         self.late = []
         self.failed_states = set()
@@ -285,6 +289,8 @@ class World:
             return False
         index = decode_index(found.data)
         for entry in index.entries.values():
+            if entry.slices:
+                continue
             data = yield Get(shard_name(path, entry.shard, index.header.num_shards))
             if data is None:
                 return False
@@ -316,7 +322,9 @@ class World:
             self.events["sleep"] += 1
         elif draw < self.faults.sleep + self.faults.crash and actor.name != "reader":
             self._crash(actor)
-        elif draw < self.faults.sleep + self.faults.crash + self.faults.fail and not isinstance(actor.request, Pause):
+        elif draw < self.faults.sleep + self.faults.crash + self.faults.fail and not isinstance(
+            actor.request, (Pause, Wait)
+        ):
             self._fail(actor)
         else:
             self._perform(actor)
@@ -329,6 +337,11 @@ class World:
                 self._advance(actor, error=actor.request.failure)
             else:
                 self._advance(actor)
+            return
+        if isinstance(actor.request, Wait):
+            actor.failures = 0
+            self.now += actor.request.seconds
+            self._advance(actor, self.now)
             return
         try:
             answer = self._change(actor.request)
@@ -346,7 +359,7 @@ class World:
         if kind == "late":
             self.late.append(request)
         actor.failures += 1
-        repeatable = isinstance(request, (Get, Ends, List, Delete))
+        repeatable = isinstance(request, (Get, GetAll, Ends, List, Delete))
         if repeatable and actor.failures < ATTEMPTS:
             return  # the driver sends it again
         failures = actor.failures
@@ -439,10 +452,14 @@ class World:
             index = self.model.objects.get(index_name(entry.path))
             if index is None:
                 raise BrokenPromiseError(f"{entry.path} is listed before it has an index")
-            value = decode_index(index.data).header.write_id
+            value = self._value(entry.path, decode_index(index.data))
             self.ever[entry.path, value] = True
             if (entry.path, value) in self.failed_states:
                 raise BrokenPromiseError(f"a save of {entry.path} that had failed is listed")
+
+    def _value(self, path, index):
+        """What tells what was saved from every other save."""
+        return index.header.write_id
 
     def _check_listed(self, before, request):
         state, objects = self.state, self.model.objects
@@ -457,8 +474,10 @@ class World:
                 raise BrokenPromiseError(f"{path} is listed and has no index, after {request}")
             decoded = decode_index(index.data)
             for entry in decoded.entries.values():
+                if entry.slices:  # each has an entry of its own
+                    continue
                 data = objects.get(shard_name(path, entry.shard, decoded.header.num_shards))
-                if data is None or mask(crc32c(data.data[: entry.size])) != entry.crc32c:
+                if data is None or mask(crc32c(data.data[entry.offset :][: entry.size])) != entry.crc32c:
                     raise BrokenPromiseError(f"{path} is listed and its data are not whole, after {request}")
             if isinstance(request, Put) and request.key == key and index != before.get(key):
                 self._check_replacement(path, key, before, decoded)

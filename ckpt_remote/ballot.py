@@ -1,0 +1,241 @@
+"""What workers that save together tell each other: a few small objects below `_ckpt_remote/`.
+
+    plan                    the leader's: what is being saved, and how it stands. The only one that changes
+    <attempt>/join-<rank>   a worker's: I am here, and these seals are mine
+    <attempt>/part-<rank>   a worker's vote, once for all: what it wrote, or why it did not
+
+Each ends with the seal of who wrote it. What an attempt is called is never used again.
+
+Promises: what is decoded is what was encoded, or `CorruptError` is raised. It does no I/O.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from ckpt_remote import errors
+from ckpt_remote.errors import CheckpointError, CorruptError, IncompleteError
+from ckpt_remote.layout import Layout
+from ckpt_remote.origin import SEAL_SIZE, Attempt, read_seal
+from ckpt_remote.probe import CONTROL, PLAN
+
+__all__ = ["Failure", "Part", "Plan", "Status", "decode_join", "decode_part", "decode_plan"]
+
+Status: TypeAlias = Literal["open", "asking", "failed", "over"]
+"""How a plan stands.
+
+open: Workers write their shares. asking: They say what they have. failed: Nothing will come of it, and who arrives
+for the first time learns so. over: The same, and everybody has heard.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt came to nothing.
+
+    Attributes:
+        kind: The name of the error that everybody raises.
+        message: What it says.
+        keep: Whether an index may name what the workers wrote, so that they leave it.
+    """
+
+    kind: str
+    message: str
+    keep: bool = False
+
+    @classmethod
+    def of(cls, error: BaseException, who: str = "", *, keep: bool = False) -> "Failure":
+        """What the others are told: only errors of the library's own, and of bad input, mean the same to them."""
+        known = isinstance(error, CheckpointError | ValueError | TypeError)
+        text = f"{who}{error}" if known else f"{who}{type(error).__name__}: {error}"
+        kind = type(error).__name__
+        return cls(kind if known and kind in _ERRORS else "IncompleteError", text, keep)
+
+    def error(self, path: str) -> Exception:
+        """The error to raise."""
+        kind = _ERRORS.get(self.kind, IncompleteError)
+        return kind(self.message, path=path) if issubclass(kind, CheckpointError) else kind(self.message)
+
+
+_ERRORS: Mapping[str, type[Exception]] = {
+    **{name: getattr(errors, name) for name in errors.__all__ if name != "CheckpointError"},
+    "ValueError": ValueError,
+    "TypeError": TypeError,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One attempt to save a checkpoint together.
+
+    Attributes:
+        status: How it stands.
+        session: Names the leader's manager.
+        job: Names the job, where one is given.
+        ordinal: How often this manager has begun to save, this time included; several attempts may have one ordinal.
+        size: How many workers there are.
+        attempt: Whose seal the leader's objects get; the workers' differ by their number.
+        path: The prefix of the checkpoint.
+        since: The digest of the state that the leader found when it began.
+        exact: Whether the store deletes only exactly what it is told to.
+        state: The write id that the state will have when the checkpoint is visible.
+        of: The count in the names of the data objects.
+        first: For each worker the number of its first data object, and at last how many there are.
+        manifests: For each worker the digest of what it is taken to have.
+        layout: Who writes what, where it does not follow from equal manifests.
+        failure: Why it failed, if it did.
+    """
+
+    status: Status
+    session: str
+    job: str
+    ordinal: int
+    size: int
+    attempt: Attempt
+    path: str
+    since: str
+    exact: bool = False
+    state: str = ""
+    of: int = 0
+    first: tuple[int, ...] = ()
+    manifests: tuple[str, ...] = ()
+    layout: Layout | None = None
+    failure: Failure | None = None
+
+    def key(self, what: Literal["join", "part"], rank: int) -> str:
+        """The key of what a worker says."""
+        return f"{CONTROL}{self.attempt.number}/{what}-{rank}"
+
+    def keys(self) -> tuple[str, ...]:
+        """The keys of everything that the workers say."""
+        return tuple(self.key(what, rank) for rank in range(1, self.size) for what in ("join", "part"))
+
+    def encode(self) -> bytes:
+        """Prints it, sealed."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields |= {
+            "attempt": dataclasses.astuple(self.attempt),
+            "layout": self.layout and _print_layout(self.layout),
+            "failure": self.failure and dataclasses.astuple(self.failure),
+        }
+        return json.dumps(fields).encode() + self.attempt.seal(PLAN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A worker's vote on an attempt.
+
+    Attributes:
+        failure: Why it wrote nothing; None if it wrote its share.
+        is_occupied: Whether it wrote nothing because objects of the planned names are there.
+        index: The index of its share, whose data objects are numbered from 0.
+        checksums: The crc32c of each comparable tensor that it has, in the order of its manifest.
+        graph: Its object graph, where it has objects of its own.
+        manifest: What it has, if it is asked, or is taken to have something else.
+    """
+
+    failure: Failure | None = None
+    is_occupied: bool = False
+    index: bytes = b""
+    checksums: bytes = b""
+    graph: bytes = b""
+    manifest: bytes = b""
+
+    def encode(self) -> bytes:
+        """Prints it, without a seal."""
+        blobs = (self.index, self.checksums, self.graph, self.manifest)
+        header = {
+            "failure": self.failure and dataclasses.astuple(self.failure),
+            "occupied": self.is_occupied,
+            "sizes": [len(blob) for blob in blobs],
+        }
+        return b"".join((json.dumps(header).encode(), b"\n", *blobs))
+
+
+def decode_plan(data: bytes, *, path: str) -> Plan:
+    """Parses a plan.
+
+    Raises:
+        CorruptError: It is none.
+    """
+    body, by = _unseal(data, PLAN, path)
+    try:
+        fields = json.loads(body)
+        fields["attempt"] = Attempt(*fields["attempt"])
+        fields["layout"] = fields["layout"] and _parse_layout(fields["layout"])
+        fields["failure"] = fields["failure"] and Failure(*fields["failure"])
+        values: dict[str, Any] = {name: tuple(it) if isinstance(it, list) else it for name, it in fields.items()}
+        plan = Plan(**values)
+    except (ValueError, TypeError, KeyError) as error:
+        raise CorruptError(f"{path} holds no plan: {error}.", path=path) from error
+    if plan.attempt != by:
+        raise CorruptError(f"{path} has another seal than its plan says.", path=path)
+    return plan
+
+
+def decode_join(data: bytes, key: str, *, path: str) -> Attempt:
+    """Whose seals a worker's objects have.
+
+    Raises:
+        CorruptError: It is no join.
+    """
+    return _unseal(data, key, path)[1]
+
+
+def decode_part(data: bytes, key: str, *, path: str) -> tuple[Part, Attempt]:
+    """Parses a vote; also returns whose it is.
+
+    Raises:
+        CorruptError: It is none.
+    """
+    body, by = _unseal(data, key, path)
+    line, _, rest = body.partition(b"\n")
+    try:
+        header = json.loads(line)
+        failure = header["failure"] and Failure(*header["failure"])
+        is_occupied = bool(header["occupied"])
+        sizes = [int(size) for size in header["sizes"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise CorruptError(f"{path} holds no vote: {error}.", path=path) from error
+    if sum(sizes) != len(rest) or len(sizes) != 4:  # noqa: PLR2004 - the blobs of a part
+        raise CorruptError(f"{path} is cut short.", path=path)
+    blobs, start = [], 0
+    for size in sizes:
+        blobs.append(rest[start : start + size])
+        start += size
+    index, checksums, graph, manifest = blobs
+    part = Part(
+        failure=failure, is_occupied=is_occupied, index=index, checksums=checksums, graph=graph, manifest=manifest
+    )
+    return part, by
+
+
+def _unseal(data: bytes, key: str, path: str) -> tuple[bytes, Attempt]:
+    body, end = data[:-SEAL_SIZE], data[-SEAL_SIZE:]
+    by = read_seal(end, key)
+    if by is None:
+        raise CorruptError(f"{path} has no seal: it is not what this library wrote there.", path=path)
+    return body, by
+
+
+def _print_layout(layout: Layout) -> dict[str, Any]:
+    return {
+        "own": [sorted(names) for names in layout.own],
+        "common": sorted(layout.common),
+        "taken": layout.taken,
+        "limit": layout.limit,
+    }
+
+
+def _parse_layout(fields: Mapping[str, Any]) -> Layout:
+    def names(pairs: Sequence[Sequence[str]]) -> frozenset[tuple[str, str]]:
+        return frozenset((key, part) for key, part in pairs)
+
+    return Layout(
+        own=tuple(names(pairs) for pairs in fields["own"]),
+        common=names(fields["common"]),
+        taken=tuple(fields["taken"]),
+        limit=fields["limit"],
+    )

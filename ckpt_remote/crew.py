@@ -1,0 +1,161 @@
+"""How a manager saves: alone, as the leader of several workers, or as one that follows.
+
+Promises: `save` returns when the checkpoint is visible to every reader; when it raises, nothing has changed, unless
+`may_have_landed` says that it may have.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ckpt_remote.checkpoint import write
+from ckpt_remote.directory import Directory, Retention
+from ckpt_remote.errors import UnknownOutcomeError, UnsupportedError
+from ckpt_remote.flow import Flow, run
+from ckpt_remote.follower import follow
+from ckpt_remote.leader import Leader, lead, take_down
+from ckpt_remote.plan import Tensor
+from ckpt_remote.rendezvous import Member, Progress
+from ckpt_remote.share import Save, Share, Written, write_share
+from ckpt_remote.store import Retry, Store
+from ckpt_remote.tap import Snapshot
+from ckpt_remote.workers import Workers
+
+__all__ = ["Crew", "crew_of"]
+
+T = TypeVar("T")
+
+
+class Crew(abc.ABC):
+    """Saves into a directory.
+
+    Args:
+        known: The directory.
+        store: Where it is.
+        retry: How to repeat requests that a store fails to answer.
+        name: What the names of the checkpoints begin with.
+        retention: What to keep.
+    """
+
+    def __init__(self, known: Directory, store: Store, retry: Retry, *, name: str, retention: Retention) -> None:
+        self.known = known
+        self.name = name
+        self.retention = retention
+        self._store = store
+        self._retry = retry
+
+    @abc.abstractmethod
+    def save(self, path: str, snapshot: Snapshot) -> int:
+        """Saves a checkpoint, and returns how many bytes it has."""
+
+    @abc.abstractmethod
+    def may_have_landed(self, error: BaseException) -> bool:
+        """Whether the last save, which raised that, may be visible, or come to be."""
+
+    def refresh(self) -> bool:
+        """Reads the state, and returns whether it has changed."""
+        return self._perform(self.known.load())
+
+    def clean_up(self) -> None:
+        """Deletes what the state says is retired."""
+        self._perform(self.known.delete_retired())
+
+    def close(self) -> None:  # noqa: B027 - who is alone has nothing to remove
+        """Leaves nothing behind that only serves to save."""
+
+    def _perform(self, flow: Flow[T]) -> T:
+        return run(flow, self._store, self._retry)
+
+    def _write(self, share: Share, beside: Callable[[Progress], Flow[Any]]) -> Flow[tuple[Written, Any]]:
+        yield from ()
+        return write_share(self._store, share, beside, retry=self._retry)
+
+
+class _Owner(Crew):
+    """One that writes the state."""
+
+    _before: int | None = None
+    _doubts: frozenset[str] = frozenset()
+
+    def may_have_landed(self, error: BaseException) -> bool:
+        """As `Crew.may_have_landed`."""
+        del error
+        return (self._before is not None and self.known.serial != self._before) or not self.known.doubts <= self._doubts
+
+
+class Alone(_Owner):
+    """The only worker."""
+
+    def save(self, path: str, snapshot: Snapshot) -> int:
+        """As `Crew.save`."""
+        self._before, self._doubts = None, self.known.doubts
+        self._perform(self.known.claim(self.name))
+        target = self._perform(self.known.begin(path))
+        written = write(snapshot, self._store, target, retry=self._retry)
+        self._before = self.known.serial
+        self._perform(self.known.publish(written.index, written.objects, written.created, target, self.retention))
+        return snapshot.size
+
+
+class Leading(_Owner):
+    """The worker that decides, merges and publishes."""
+
+    def __init__(self, workers: Workers, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._leader = Leader(workers, self._store.url)
+
+    def save(self, path: str, snapshot: Snapshot) -> int:
+        """As `Crew.save`."""
+        self._doubts, self._leader.before = self.known.doubts, None
+        try:
+            save = Save(path=path, tensors=_tensors(snapshot), write=self._write)
+            return self._perform(lead(self._leader, self.known, save, name=self.name, retention=self.retention))
+        finally:
+            self._before = self._leader.before
+
+    def close(self) -> None:
+        """As `Crew.close`."""
+        self._perform(take_down(self._leader))
+
+
+class Following(Crew):
+    """Any other worker."""
+
+    def __init__(self, workers: Workers, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._member = Member(workers, self._store.url)
+
+    def save(self, path: str, snapshot: Snapshot) -> int:
+        """As `Crew.save`."""
+        tensors = _tensors(snapshot)
+        self._perform(follow(self._member, Save(path=path, tensors=tensors, write=self._write)))
+        self.refresh()
+        return sum(tensor.size for tensor in tensors)
+
+    def may_have_landed(self, error: BaseException) -> bool:
+        """As `Crew.may_have_landed`."""
+        return isinstance(error, UnknownOutcomeError)
+
+    def refresh(self) -> bool:
+        """As `Crew.refresh`."""
+        changed = super().refresh()
+        self._member.since, self._member.epoch = self.known.found, self.known.epoch
+        return changed
+
+    def clean_up(self) -> None:
+        """Nothing: that is the leader's."""
+
+
+def crew_of(workers: Workers, known: Directory, store: Store, retry: Retry, *, name: str, retention: Retention) -> Crew:
+    """How this worker saves."""
+    if workers.size == 1:
+        return Alone(known, store, retry, name=name, retention=retention)
+    kind = Leading if workers.leads else Following
+    return kind(workers, known, store, retry, name=name, retention=retention)
+
+
+def _tensors(snapshot: Snapshot) -> list[Tensor]:
+    if snapshot.whole_groups or snapshot.files:
+        what = "side files of registered savers" if snapshot.files else "a sharding callback of your own"
+        raise UnsupportedError(f"Several workers cannot save {what} together. Leave it out, or save from one worker.")
+    return [tensor for group in snapshot.groups for tensor in group]

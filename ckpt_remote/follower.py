@@ -1,0 +1,136 @@
+"""Take part in a save by many workers, as one that does not lead.
+
+    follow
+    ├── find_plan, join
+    ├── write the own share       while the plan is watched
+    ├── vote
+    └── await_outcome
+
+Promises: it returns when the checkpoint is visible; when it raises, what this worker wrote has been taken back, but
+for what the checkpoint may be made of. How bytes travel is the caller's: these are flows.
+"""
+
+from dataclasses import dataclass
+
+from ckpt_remote.ballot import Failure, Part, Plan
+from ckpt_remote.bundle import encode_index
+from ckpt_remote.errors import ConflictError, UnknownOutcomeError
+from ckpt_remote.flow import Flow, Wait
+from ckpt_remote.layout import Manifest, assign, comparable, encode_manifest, manifest_of
+from ckpt_remote.origin import Attempt
+from ckpt_remote.rendezvous import (
+    AbandonedError,
+    Member,
+    SupersededError,
+    ToldError,
+    await_outcome,
+    find_plan,
+    join,
+    vote,
+    watch,
+)
+from ckpt_remote.share import Save, Share, Written
+from ckpt_remote.tally import graph_of, index_of, pack
+from ckpt_remote.upload import take_back
+
+__all__ = ["follow"]
+
+
+def follow(me: Member, save: Save) -> Flow[None]:
+    """Saves a checkpoint as a worker other than the leader, and returns when it is visible.
+
+    Args:
+        me: What this worker knows of its job.
+        save: What to save.
+
+    Raises:
+        ConflictError: Another job has taken the directory over, or two processes act as one worker.
+        IncompleteError: The leader has not come in time, or another worker has not.
+        UnknownOutcomeError: Nobody has told what became of it.
+        CheckpointError: What else somebody has found wrong.
+        ValueError: Two workers have different contents under one name.
+    """
+    me.ordinal += 1
+    attempts = _Attempts(me, save, manifest_of(save.tensors))
+    try:
+        while not (yield from attempts.next()):
+            pass
+    except AbandonedError as told:
+        raise told.failure.error(me.url) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempts:
+    """The attempts at one save, as a worker takes part in them."""
+
+    me: Member
+    save: Save
+    manifest: Manifest
+
+    def next(self) -> Flow[bool]:
+        """Takes part in the next one; returns whether the checkpoint is visible, or else there will be another."""
+        plan = yield from find_plan(self.me)
+        self.me.seen.add(plan.attempt.number)
+        try:
+            attempt = yield from join(plan, self.me)
+            return (yield from self._take_part(plan, attempt))
+        except SupersededError:
+            return False
+
+    def _take_part(self, plan: Plan, attempt: Attempt) -> Flow[bool]:
+        rank, save = self.me.workers.rank, self.save
+        if plan.failure is not None:
+            raise AbandonedError(plan.failure)
+        if plan.path != save.path:
+            text = f"Worker {rank} saves {save.path} while the leader saves {plan.path}. Give all the same number."
+            yield from vote(plan, Part(failure=Failure("ValueError", text)), attempt, self.me)
+            raise ValueError(text)
+        if plan.status == "asking" or plan.manifests[rank] != self.manifest.digest:
+            yield from vote(plan, Part(manifest=encode_manifest(self.manifest)), attempt, self.me)
+            return False
+        share = self._share(plan, attempt)
+        start: float = yield Wait(0.0)
+        try:
+            written, _ = yield from save.write(share, lambda progress: watch(plan, progress, self.me.url))
+        except ToldError:
+            raise
+        except ConflictError:
+            yield from vote(plan, Part(is_occupied=True), attempt, self.me)
+            return False
+        except Exception as error:
+            yield from vote(plan, Part(failure=Failure.of(error, f"Worker {rank}: ")), attempt, self.me)
+            raise
+        now: float = yield Wait(0.0)
+        yield from self._conclude(plan, attempt, self._part(plan, share, written), written, now - start)
+        return True
+
+    def _share(self, plan: Plan, attempt: Attempt) -> Share:
+        rank = self.me.workers.rank
+        layout = plan.layout or assign((self.manifest,) * plan.size)
+        return Share(
+            path=plan.path,
+            of=plan.of,
+            first=plan.first[rank],
+            shards=layout.share(rank, self.save.tensors),
+            attempt=attempt,
+            compared=comparable(self.save.tensors),
+            exact=plan.exact,
+        )
+
+    def _part(self, plan: Plan, share: Share, written: Written) -> Part:
+        return Part(
+            index=encode_index(index_of(share.shards, written.uploaded.checksums)),
+            checksums=pack(written.checksums),
+            graph=b"" if plan.layout is None else graph_of(self.save.tensors),
+        )
+
+    def _conclude(self, plan: Plan, attempt: Attempt, part: Part, written: Written, took: float) -> Flow[None]:
+        try:
+            yield from vote(plan, part, attempt, self.me)
+            yield from await_outcome(plan, self.me, took=took)
+        except UnknownOutcomeError:  # it may be in use
+            raise
+        except Exception as error:
+            if not (isinstance(error, AbandonedError) and error.failure.keep):
+                yield from take_back(written.uploaded.created)
+            raise

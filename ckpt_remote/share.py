@@ -1,0 +1,131 @@
+"""One worker's share of a checkpoint, and how it goes up while something else is looked after.
+
+    write_share(share, beside)
+    ├── upload_shards                     its data objects
+    ├── the crc32c of what is compared    what other workers have, too, must be equal there
+    └── beside, on a thread               whatever the worker has to look at meanwhile, which may call it all off
+
+Promises: when it raises, what it provably created has been taken back; when what goes on beside fails, the upload ends
+within a second, though requests may still be under way.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+
+from ckpt_remote.bundle import crc32c, shard_name
+from ckpt_remote.flow import Flow, run
+from ckpt_remote.origin import Attempt
+from ckpt_remote.parallel import Beside, run_all
+from ckpt_remote.plan import Shard, Tensor
+from ckpt_remote.rendezvous import Progress
+from ckpt_remote.store import Retry, Store
+from ckpt_remote.upload import Uploaded, upload_shards, withdraw
+
+__all__ = ["Save", "Share", "Write", "Written", "write_share"]
+
+T = TypeVar("T")
+
+# Checksums need no more threads than there may be cores for them, beside those that send.
+_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """What one worker writes of a checkpoint.
+
+    Attributes:
+        path: The prefix of the checkpoint.
+        of: The count in the names of the data objects.
+        first: The number of its first data object.
+        shards: What to write.
+        attempt: Whose seal the objects get.
+        compared: What other workers may have, too.
+        exact: Whether the store deletes only exactly what it is told to.
+    """
+
+    path: str
+    of: int
+    first: int
+    shards: tuple[Shard, ...]
+    attempt: Attempt
+    compared: tuple[Tensor, ...]
+    exact: bool
+
+    def name(self, number: int) -> str:
+        """The key of one of its data objects, counted from 0."""
+        return shard_name(self.path, self.first + number, self.of)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A share that is durable.
+
+    Attributes:
+        uploaded: The data objects.
+        checksums: The crc32c of each tensor that is compared.
+    """
+
+    uploaded: Uploaded
+    checksums: tuple[int, ...]
+
+
+Write: TypeAlias = Callable[[Share, Callable[[Progress], Flow[Any]]], Flow[tuple[Written, Any]]]
+"""Writes a share, and performs a flow at the same time. If either fails, what was created is taken back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Save:
+    """One save, as a worker begins it.
+
+    Attributes:
+        path: The prefix of the checkpoint.
+        tensors: What this worker has.
+        write: Writes a share.
+    """
+
+    path: str
+    tensors: Sequence[Tensor]
+    write: Write
+
+
+def write_share(
+    store: Store, share: Share, beside: Callable[[Progress], Flow[T]], *, retry: Retry
+) -> tuple[Written, T]:
+    """Uploads a share.
+
+    Args:
+        store: The directory.
+        share: What to write.
+        beside: What to look after meanwhile.
+        retry: How to repeat requests that a store fails to answer.
+
+    Returns:
+        What was written, and what the other flow returned.
+
+    Raises:
+        ConflictError: An object of that name exists already.
+        StoreError: The store kept failing.
+        Exception: What the other flow raised.
+    """
+    start = time.monotonic()
+    progress = Progress()
+    other = Beside(lambda: run(beside(progress), store, retry), name="ckpt_remote-beside")
+    try:
+        uploaded = upload_shards(
+            store, share.name, share.shards, attempt=share.attempt, retry=retry, exact=share.exact, check=other.check
+        )
+        checks = [partial(crc32c, tensor.data) for tensor in share.compared]
+        checksums = run_all(checks, threads=_THREADS, name="ckpt_remote-compare", check=other.check)
+    except BaseException:
+        progress.call_off()
+        raise
+    progress.finish(time.monotonic() - start)
+    try:
+        result = other.result()
+    except Exception:
+        withdraw(store, uploaded.created, retry)
+        raise
+    return Written(uploaded, tuple(checksums)), result

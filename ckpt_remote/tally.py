@@ -1,0 +1,110 @@
+"""Counts the votes of workers that save together: are all shares there, and is what all have the same?
+
+    verify      every data object is there, whole, and of who says so
+    compare     what several workers have is the same everywhere
+    combine     one index of all shares
+
+Promises: nothing is published that is not whole, or of which two workers have different copies, but for mirrored
+variables: they are one variable by their strategy's word, and drift apart by rounding only.
+"""
+
+import logging
+import struct
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import TypeAlias
+
+from ckpt_remote.ballot import Failure, Part, Plan
+from ckpt_remote.bundle import OBJECT_GRAPH, Header, Index, decode_index, decode_strings, shard_name
+from ckpt_remote.flow import Ends, Flow
+from ckpt_remote.layout import Identity, Manifest, identity
+from ckpt_remote.origin import SEAL_SIZE, Attempt, read_seal
+from ckpt_remote.plan import Shard, Tensor
+from ckpt_remote.rendezvous import AbandonedError
+from ckpt_remote.store import ObjectInfo
+from ckpt_remote.upload import index_entries
+
+__all__ = ["Votes", "compare", "graph_of", "index_of", "pack", "verify"]
+
+_log = logging.getLogger(__name__)
+
+Votes: TypeAlias = Mapping[int, tuple[Part, Attempt]]
+"""What the others wrote, and whose seals their objects have, by rank."""
+
+
+def index_of(shards: Sequence[Shard], checksums: Sequence[Sequence[int]]) -> Index:
+    """The index of one worker's share."""
+    return Index(Header(num_shards=len(shards)), index_entries(shards, checksums))
+
+
+def pack(checksums: Sequence[int]) -> bytes:
+    """Checksums as they are told."""
+    return struct.pack(f"<{len(checksums)}I", *checksums)
+
+
+def graph_of(tensors: Sequence[Tensor]) -> bytes:
+    """The object graph of one worker; empty for a name-based checkpoint."""
+    for tensor in tensors:
+        if tensor.key == OBJECT_GRAPH:
+            return decode_strings(tensor.data, 1, tensor.crc32c or 0)[0]
+    return b""
+
+
+def verify(plan: Plan, votes: Votes, url: str) -> Flow[None]:
+    """Sees to it that every data object of the others is there, whole, and theirs.
+
+    Raises:
+        AbandonedError: One is not.
+    """
+    expected: dict[ObjectInfo, tuple[int, Attempt]] = {}
+    for rank, (part, by) in votes.items():
+        sizes = [0] * (plan.first[rank + 1] - plan.first[rank])
+        for entry in decode_index(part.index).entries.values():
+            if not entry.slices:
+                sizes[entry.shard] = max(sizes[entry.shard], entry.offset + entry.size)
+        for number, size in enumerate(sizes, plan.first[rank]):
+            expected[ObjectInfo(shard_name(plan.path, number, plan.of), size + SEAL_SIZE)] = rank, by
+    ends: tuple[bytes | None, ...] = (yield Ends(tuple(expected), SEAL_SIZE)) if expected else ()
+    for (info, (rank, by)), end in zip(expected.items(), ends, strict=True):
+        if end is None or read_seal(end, info.key) != by:
+            text = f"Cannot save {url}/{plan.path}: {info.key} is not there as worker {rank} wrote it. Save again."
+            raise AbandonedError(Failure("IncompleteError", text))
+
+
+def compare(manifests: Sequence[Manifest], mine: bytes, votes: Votes, *, url: str) -> None:
+    """Sees to it that what several workers have is the same everywhere.
+
+    Raises:
+        AbandonedError: It is not.
+    """
+    if len({manifest.digest for manifest in manifests}) == 1 and all(
+        part.checksums == mine for part, _ in votes.values()
+    ):
+        return
+    known: dict[Identity, tuple[int, int]] = {}
+    drifted: dict[Identity, tuple[int, int]] = {}
+    for rank, manifest in enumerate(manifests):
+        packed = votes[rank][0].checksums if rank in votes else mine
+        for spec, (checksum,) in zip(manifest.comparable, struct.iter_unpack("<I", packed), strict=True):
+            first, expected = known.setdefault(identity(spec), (rank, checksum))
+            if checksum != expected and not spec.mirrored:
+                raise AbandonedError(Failure("ValueError", _different(spec.key, first, rank, url)))
+            if checksum != expected:
+                drifted[identity(spec)] = first, rank
+    for (key, _), (first, rank) in islice(drifted.items(), 1):
+        _log.warning(
+            "%d mirrored variables differ between workers, as %r between %d and %d: of each, the checkpoint has parts "
+            "of several copies.",
+            len(drifted),
+            key,
+            first,
+            rank,
+        )
+
+
+def _different(key: str, one: int, other: int, url: str) -> str:
+    return (
+        f"Cannot save to {url}: workers {one} and {other} have different values under one name, {key!r}; nothing was "
+        "published. Give what is each worker's own a name of its own, as in Checkpoint(**{f'part_{rank}': part}). What "
+        "all share must be equal: create it in the strategy's scope, or with the same seed."
+    )

@@ -1,0 +1,240 @@
+"""The protocol of many workers in the world of `schedules`: lost answers, late requests, crashes, rivals and sleepers.
+
+A job is a leader and its followers, each the library's own `lead` and `follow`, driven request by request. When one
+of its workers crashes, the job may be restarted with another number of workers, while those of the old one live on.
+
+Every checkpoint must be of one job and one save, whichever workers wrote it. What any worker was told must be true:
+who saw the save pass finds it listed, and who saw it fail never does.
+"""
+
+from collections import Counter
+from functools import partial
+
+from ckpt_remote.bundle import crc32c, mask, shard_name
+from ckpt_remote.directory import Directory, Retention
+from ckpt_remote.errors import CheckpointError, ConflictError, UnknownOutcomeError
+from ckpt_remote.flow import Wait
+from ckpt_remote.follower import follow
+from ckpt_remote.leader import Leader, lead, take_down
+from ckpt_remote.plan import Tensor
+from ckpt_remote.rendezvous import Member, Progress
+from ckpt_remote.share import Save, Written
+from ckpt_remote.upload import Uploaded, create, take_back
+from ckpt_remote.workers import Workers
+from support.schedules import URL, Actor, BrokenPromiseError, Faults, Outcome, World
+
+__all__ = ["Crews", "explore"]
+
+UINT8 = 4
+TIMEOUT = 40.0
+SIZE = 48
+
+
+class Job:
+    """Some workers that save together.
+
+    Args:
+        name: Tells it from every other job.
+        size: How many.
+        named: Whether its workers know that name; if not, only what they have tells them apart.
+    """
+
+    def __init__(self, name, size, *, named):
+        self.name, self.size, self.named = name, size, named
+        self.numbers = {}
+        self.arrived = Counter()
+        self.alive = size
+
+    def workers(self, rank):
+        return Workers(rank, self.size, timeout=TIMEOUT, job=self.name if self.named else "")
+
+
+class Crews(World):
+    """One schedule.
+
+    Args:
+        seed: Decides everything.
+        jobs: How many jobs begin.
+        saves: How many saves each tries.
+    """
+
+    def __init__(self, seed, *, jobs=1, saves=3, faults=None):
+        super().__init__(seed, managers=0, saves=saves, faults=faults or Faults(fail=0.06, crash=0.006, restarts=2))
+        self.jobs = 0
+        self.of = {}
+        self.marks = {}
+        self.sizes = {}
+        self.named = self.chance.random() < 0.5
+        self.own = self.chance.random() < 0.3
+        self.lockstep = self.chance.random() < 0.5
+        for _ in range(jobs):
+            self._begin_job()
+
+    def _begin_job(self):
+        self.jobs += 1
+        job = Job(f"job {self.jobs}", self.chance.choice((2, 2, 3, 4)), named=self.named)
+        for rank in range(job.size):
+            name = f"{job.name}, worker {rank}"
+            self.of[name] = job
+            self.actors[name] = Actor(name, self._worker(job, rank, name))
+        return [f"{job.name}, worker {rank}" for rank in range(job.size)]
+
+    def _crash(self, actor):
+        restarts, self.restarts = self.restarts, self.faults.restarts  # those of the base are of single managers
+        super()._crash(actor)
+        self.restarts = restarts
+        job = self.of.get(actor.name)
+        if job is not None:
+            job.alive -= 1
+            if restarts < self.faults.restarts:
+                self.restarts += 1
+                for name in self._begin_job():
+                    if name in self.actors:
+                        self._advance(self.actors[name])
+
+    def _worker(self, job, rank, name):
+        known = Directory(URL, clock=self._time, chance=self.chance)
+        workers = job.workers(rank)
+        leader, member = Leader(workers, URL), Member(workers, URL)
+        try:
+            yield from known.load()
+            member.since, member.epoch = known.found, known.epoch
+            for turn in range(self.saves):
+                if self.lockstep:
+                    yield from self._meet(job, turn)
+                try:
+                    yield from self._turn(job, rank, turn, known, leader if rank == 0 else member)
+                except ConflictError:
+                    self.events["fenced"] += 1
+                    return
+                except UnknownOutcomeError:
+                    self.events["unknown"] += 1
+                except (CheckpointError, ValueError) as error:
+                    self.events[type(error).__name__] += 1
+        except CheckpointError:
+            return
+        finally:
+            job.alive -= 1
+        if rank == 0:
+            yield from take_down(leader)
+
+    def _meet(self, job, turn):
+        job.arrived[turn] += 1
+        while job.arrived[turn] < job.alive:
+            yield Wait(0.1)
+
+    def _turn(self, job, rank, turn, known, me):
+        path = job.numbers.setdefault(turn, f"ckpt-{self._number(known)}")
+        stamp = f"{job.name}.{turn}"
+        save = Save(path=path, tensors=self._tensors(stamp, rank), write=self._write)
+        self.sizes[self.marks[stamp]] = SIZE * (2 + (job.size - 1 if self.own else 0))
+        try:
+            if rank == 0:
+                retention = Retention(max_to_keep=self.keep, keep_checkpoint_every_n_hours=self.hours)
+                yield from lead(me, known, save, name="ckpt", retention=retention)
+            else:
+                yield from follow(me, save)
+        except UnknownOutcomeError:
+            raise
+        except (CheckpointError, ValueError) as error:
+            self.failed_states.add((path, stamp))
+            if (path, stamp) in self.ever:
+                raise BrokenPromiseError(f"{job.name}, worker {rank}: {error!r} for {path}, which is listed") from None
+            raise
+        if (path, stamp) not in self.ever:
+            raise BrokenPromiseError(f"{job.name}, worker {rank}: the save of {path} passed, and was never listed")
+        self.acked[path, stamp] = job.name
+        self.events["together"] += 1
+        if rank == 0:
+            yield from known.delete_retired()
+        else:
+            yield from known.load()
+            me.since, me.epoch = known.found, known.epoch
+
+    def _tensors(self, stamp, rank):
+        """Every byte of them says whose save it is of."""
+        mark = self.marks.setdefault(stamp, len(self.marks) + 1)
+
+        def tensor(key):
+            return Tensor(key=key, dtype=UINT8, shape=(SIZE,), data=bytes([mark]) * SIZE, mirrored=self.named)
+
+        return [tensor("a"), tensor("b"), *([tensor(f"own {rank}")] if self.own and rank != 1 else [])]
+
+    def _write(self, share, beside):
+        """As `write_share`, with the two flows taking turns by chance."""
+        progress, created, checksums = Progress(), {}, []
+        work = _Turns(self._upload_share(share, created, checksums), lambda: progress.finish(1.0))
+        other = _Turns(beside(progress), lambda: None)
+        try:
+            while flows := [flow for flow in (work, other) if flow.alive]:
+                yield from self.chance.choice(flows).turn()
+        except Exception:
+            progress.call_off()
+            yield from take_back(created)
+            raise
+        compared = tuple(crc32c(tensor.data) for tensor in share.compared)
+        return Written(Uploaded(checksums=tuple(checksums), created=created), compared), other.result
+
+    def _upload_share(self, share, created, checksums):
+        for number, shard in enumerate(share.shards):
+            version = yield from create(share.name(number), [tensor.data for tensor in shard], share.attempt)
+            created |= {share.name(number): version} if version and share.exact else {}
+            checksums.append(tuple(mask(crc32c(tensor.data)) for tensor in shard))
+
+    def _value(self, path, index):
+        """Whose save that is; it is of one only."""
+        marks = set()
+        for entry in index.entries.values():
+            if not entry.slices:
+                data = self.model.objects[shard_name(path, entry.shard, index.header.num_shards)].data
+                marks |= set(data[entry.offset : entry.offset + entry.size])
+        if len(marks) > len(self.marks):  # a manager's that saved alone: it wrote text
+            return index.header.write_id
+        if len(marks) > 1:
+            raise BrokenPromiseError(f"{path} is made of several saves: {marks}")
+        size = sum(entry.size for entry in index.entries.values() if not entry.slices)
+        if size not in {self.sizes[mark] for mark in marks}:
+            raise BrokenPromiseError(f"{path} is listed and has {size} bytes, not all")
+        stamps = [stamp for stamp, mark in self.marks.items() if {mark} == marks]
+        return stamps[0] if stamps else index.header.write_id
+
+
+class _Turns:
+    """A flow of which one request is performed at a time."""
+
+    def __init__(self, flow, ended):
+        self.alive, self.result = True, None
+        self._flow, self._ended, self._begun = flow, ended, False
+
+    def turn(self):
+        advance = partial(next, self._flow) if not self._begun else self._go_on
+        self._begun = True
+        try:
+            self._request = advance()
+        except StopIteration as stop:
+            self.alive, self.result = False, stop.value
+            self._ended()
+            return
+        try:
+            answer = yield self._request
+        except CheckpointError as error:
+            self._go_on = partial(self._flow.throw, error)
+        else:
+            self._go_on = partial(self._flow.send, answer)
+
+
+def explore(seeds, *, stop_at_first=False, **arguments):
+    """Runs one world for each seed."""
+    outcome = Outcome()
+    for seed in seeds:
+        world = Crews(seed, **arguments)
+        try:
+            world.run()
+        except BrokenPromiseError as violation:
+            outcome.violations.append((seed, str(violation)))
+        outcome.schedules += 1
+        outcome.requests += world.requests
+        outcome.events.update(world.events)
+        if outcome.violations and stop_at_first:
+            break
+    return outcome

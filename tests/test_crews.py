@@ -1,0 +1,192 @@
+"""Many workers save together in every schedule that chance finds, and each rule of their protocol is needed.
+
+`make test` runs a thousand schedules and looks for each mutant; `make soak` runs at least fifty thousand.
+"""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Callable
+
+import pytest
+from support.crews import explore
+from support.schedules import Faults
+
+from ckpt_remote import follower, leader, rendezvous
+from ckpt_remote.errors import ConflictError, StoreError, UnknownOutcomeError
+from ckpt_remote.flow import Put
+from ckpt_remote.probe import PLAN
+
+SCHEDULES = max(1000, int(os.environ.get("CKPT_REMOTE_SCHEDULES", "0")) // 2)
+MUTANT_SCHEDULES = 6_000
+HARSH = Faults(fail=0.2, crash=0.004, sleep=0.03, restarts=2)
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    """Thousands of failures on purpose would be thousands of warnings."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_no_schedule_of_many_workers_breaks_a_promise(jobs, capsys):
+    outcome = explore(range(SCHEDULES // jobs), jobs=jobs)
+    with capsys.disabled():
+        print(f"\n{jobs} jobs at first: {outcome}")
+
+    assert [] == outcome.violations
+    for event in ("before", "after", "late", "crash", "sleep", "fenced", "unknown", "IncompleteError", "together"):
+        assert outcome.events[event], f"no schedule had {event}"
+
+
+# The mutants: each takes one rule away.
+
+
+def the_leader_does_not_wait_for_everybody(monkeypatch):
+    def hasty(plan, progress, **known):
+        votes = yield from real(dataclasses.replace(plan, size=max(2, plan.size - 1)), progress, **known)
+        return votes
+
+    real = rendezvous.gather
+    monkeypatch.setattr(leader, "gather", hasty)
+
+
+def a_vote_can_be_taken_back(monkeypatch):
+    """Who gets no answer says that it failed, whatever the leader has made of its vote."""
+
+    def withhold(plan, attempt, member, failure):
+        raise failure
+        yield
+
+    monkeypatch.setattr(rendezvous, "_withhold", withhold)
+
+
+def a_vote_that_was_withheld_is_believed_without_a_look_at_the_state(monkeypatch):
+    def never(plan, url):
+        return False
+        yield
+
+    def withhold(*arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rendezvous, "_is_committed", never)
+            yield from real(*arguments)
+
+    real = rendezvous._withhold
+    monkeypatch.setattr(rendezvous, "_withhold", withhold)
+
+
+def silence_of_the_leader_is_taken_for_failure(monkeypatch):
+    def impatient(plan, member, *, took):
+        try:
+            yield from real(plan, member, took=took)
+        except UnknownOutcomeError as error:
+            raise StoreError(str(error)) from error
+
+    real = rendezvous.await_outcome
+    monkeypatch.setattr(follower, "await_outcome", impatient)
+
+
+def workers_take_back_what_an_index_may_name(monkeypatch):
+    def ungrateful(cls, error, who="", *, keep=False):
+        return real(cls, error, who)
+
+    real = rendezvous.Failure.of.__func__
+    monkeypatch.setattr(rendezvous.Failure, "of", classmethod(ungrateful))
+
+
+def all_workers_use_the_seal_of_the_plan(monkeypatch):
+    monkeypatch.setattr(rendezvous, "new_attempt", lambda term, serial: CURRENT[0])
+
+    def join(plan, member):
+        CURRENT[:] = [plan.attempt]
+        return (yield from real(plan, member))
+
+    real = rendezvous.join
+    monkeypatch.setattr(follower, "join", join)
+
+
+CURRENT = []
+
+
+def a_plan_of_another_save_is_joined(monkeypatch):
+    def careless(self, plan):
+        return real(self, dataclasses.replace(plan, ordinal=self.ordinal))
+
+    real = rendezvous.Member.expects
+    monkeypatch.setattr(rendezvous.Member, "expects", careless)
+
+
+def a_plan_of_another_job_is_joined(monkeypatch):
+    def careless(self, plan):
+        named = dataclasses.replace(plan, job=self.workers.job)
+        if self.session is None:
+            named = dataclasses.replace(named, since=self.since)
+        return real(self, named)
+
+    real = rendezvous.Member.expects
+    monkeypatch.setattr(rendezvous.Member, "expects", careless)
+
+
+def a_fenced_leader_shows_its_plan(monkeypatch):
+    def blunt(me, plan, guard):
+        me.litter += plan.keys()
+        try:
+            version = yield Put(PLAN, (plan.encode(),), "overwrite")
+        except ConflictError as error:
+            raise StoreError("no answer") from error
+        me.plan = plan, version
+
+    monkeypatch.setattr(leader, "_put_up", blunt)
+
+
+def what_all_have_is_not_compared(monkeypatch):
+    monkeypatch.setattr(leader, "compare", lambda *arguments, **named: None)
+
+
+def the_state_is_not_asked_what_became_of_a_plan_that_is_gone(monkeypatch):
+    def hopeful(plan, url):
+        return True
+        yield
+
+    monkeypatch.setattr(rendezvous, "_is_committed", hopeful)
+
+
+def control_objects_go_before_the_state_is_written(monkeypatch):
+    def early(self, plan, merged, created, target):
+        yield from leader.take_down(self.me)
+        return (yield from real(self, plan, merged, created, target))
+
+    real = leader._Attempts._publish
+    monkeypatch.setattr(leader._Attempts, "_publish", early)
+
+
+MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
+    the_leader_does_not_wait_for_everybody,
+    a_vote_can_be_taken_back,
+    a_vote_that_was_withheld_is_believed_without_a_look_at_the_state,
+    silence_of_the_leader_is_taken_for_failure,
+    workers_take_back_what_an_index_may_name,
+    all_workers_use_the_seal_of_the_plan,
+    a_plan_of_another_save_is_joined,
+    a_plan_of_another_job_is_joined,
+    a_fenced_leader_shows_its_plan,
+    what_all_have_is_not_compared,
+    the_state_is_not_asked_what_became_of_a_plan_that_is_gone,
+    control_objects_go_before_the_state_is_written,
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_without_any_one_of_its_rules_the_protocol_of_many_workers_breaks(mutant, monkeypatch, capsys):
+    mutant(monkeypatch)
+    outcome = explore(range(MUTANT_SCHEDULES), stop_at_first=True, jobs=2, faults=HARSH)
+    with capsys.disabled():
+        found = outcome.violations[0][1] if outcome.violations else "ALIVE"
+        print(f"\n{mutant.__name__}: {outcome.schedules} schedules, then: {found[:150]}")
+
+    assert outcome.violations
