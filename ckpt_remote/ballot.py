@@ -16,12 +16,15 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from ckpt_remote import errors
+from ckpt_remote.bundle import crc32c
 from ckpt_remote.errors import CheckpointError, CorruptError, IncompleteError
 from ckpt_remote.layout import Layout
 from ckpt_remote.origin import SEAL_SIZE, Attempt, read_seal
 from ckpt_remote.probe import CONTROL, PLAN
 
 __all__ = ["Failure", "Part", "Plan", "Status", "decode_join", "decode_part", "decode_plan"]
+
+_CHECKSUM = 8  # hexadecimal digits
 
 Status: TypeAlias = Literal["open", "asking", "failed", "over"]
 """How a plan stands.
@@ -48,10 +51,12 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException, who: str = "", *, keep: bool = False) -> "Failure":
         """What the others are told: only errors of the library's own, and of bad input, mean the same to them."""
-        known = isinstance(error, CheckpointError | ValueError | TypeError)
-        text = f"{who}{error}" if known else f"{who}{type(error).__name__}: {error}"
-        kind = type(error).__name__
-        return cls(kind if known and kind in _ERRORS else "IncompleteError", text, keep)
+        for known in type(error).__mro__:
+            if _ERRORS.get(known.__name__) is known:
+                return cls(known.__name__, f"{who}{error}", keep)
+        # What others' errors say may hold a credential, and this goes into the bucket.
+        text = f"{who}{type(error).__name__}; its own log says more. Nothing was published."
+        return cls("IncompleteError", text, keep)
 
     def error(self, path: str) -> Exception:
         """The error to raise."""
@@ -120,7 +125,7 @@ class Plan:
             "layout": self.layout and _print_layout(self.layout),
             "failure": self.failure and dataclasses.astuple(self.failure),
         }
-        return json.dumps(fields).encode() + self.attempt.seal(PLAN)
+        return _checked(json.dumps(fields).encode()) + self.attempt.seal(PLAN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +156,7 @@ class Part:
             "occupied": self.is_occupied,
             "sizes": [len(blob) for blob in blobs],
         }
-        return b"".join((json.dumps(header).encode(), b"\n", *blobs))
+        return _checked(b"".join((json.dumps(header).encode(), b"\n", *blobs)))
 
 
 def decode_plan(data: bytes, *, path: str) -> Plan:
@@ -160,7 +165,8 @@ def decode_plan(data: bytes, *, path: str) -> Plan:
     Raises:
         CorruptError: It is none.
     """
-    body, by = _unseal(data, PLAN, path)
+    sealed, by = _unseal(data, PLAN, path)
+    body = _verified(sealed, path)
     try:
         fields = json.loads(body)
         fields["attempt"] = Attempt(*fields["attempt"])
@@ -168,7 +174,7 @@ def decode_plan(data: bytes, *, path: str) -> Plan:
         fields["failure"] = fields["failure"] and Failure(*fields["failure"])
         values: dict[str, Any] = {name: tuple(it) if isinstance(it, list) else it for name, it in fields.items()}
         plan = Plan(**values)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CorruptError(f"{path} holds no plan: {error}.", path=path) from error
     if plan.attempt != by:
         raise CorruptError(f"{path} has another seal than its plan says.", path=path)
@@ -190,16 +196,17 @@ def decode_part(data: bytes, key: str, *, path: str) -> tuple[Part, Attempt]:
     Raises:
         CorruptError: It is none.
     """
-    body, by = _unseal(data, key, path)
+    sealed, by = _unseal(data, key, path)
+    body = _verified(sealed, path)
     line, _, rest = body.partition(b"\n")
     try:
         header = json.loads(line)
         failure = header["failure"] and Failure(*header["failure"])
         is_occupied = bool(header["occupied"])
         sizes = [int(size) for size in header["sizes"]]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CorruptError(f"{path} holds no vote: {error}.", path=path) from error
-    if sum(sizes) != len(rest) or len(sizes) != 4:  # noqa: PLR2004 - the blobs of a part
+    if min(sizes, default=-1) < 0 or sum(sizes) != len(rest) or len(sizes) != 4:  # noqa: PLR2004 - the blobs of a part
         raise CorruptError(f"{path} is cut short.", path=path)
     blobs, start = [], 0
     for size in sizes:
@@ -210,6 +217,17 @@ def decode_part(data: bytes, key: str, *, path: str) -> tuple[Part, Attempt]:
         failure=failure, is_occupied=is_occupied, index=index, checksums=checksums, graph=graph, manifest=manifest
     )
     return part, by
+
+
+def _checked(body: bytes) -> bytes:
+    return f"{crc32c(body):08x}".encode() + body
+
+
+def _verified(checked: bytes, path: str) -> bytes:
+    body = checked[_CHECKSUM:]
+    if checked[:_CHECKSUM] != f"{crc32c(body):08x}".encode():
+        raise CorruptError(f"{path} fails its checksum.", path=path)
+    return body
 
 
 def _unseal(data: bytes, key: str, path: str) -> tuple[bytes, Attempt]:

@@ -12,8 +12,8 @@ from ckpt_remote.checkpoint import write
 from ckpt_remote.directory import Directory, Retention
 from ckpt_remote.errors import UnknownOutcomeError, UnsupportedError
 from ckpt_remote.flow import Flow, run
-from ckpt_remote.follower import follow
-from ckpt_remote.leader import Leader, lead, take_down
+from ckpt_remote.follower import follow, refuse
+from ckpt_remote.leader import Leader, give_up, lead, take_down
 from ckpt_remote.plan import Tensor
 from ckpt_remote.rendezvous import Member, Progress
 from ckpt_remote.share import Save, Share, Written, write_share
@@ -52,6 +52,12 @@ class Crew(abc.ABC):
     def may_have_landed(self, error: BaseException) -> bool:
         """Whether the last save, which raised that, may be visible, or come to be."""
 
+    def begin(self) -> None:  # noqa: B027 - who follows remembers nothing
+        """Forgets the last save."""
+
+    def give_up(self, path: str, error: Exception) -> None:  # noqa: B027 - who is alone is waited for by nobody
+        """Tells whoever waits for it that a save has failed before it began."""
+
     def refresh(self) -> bool:
         """Reads the state, and returns whether it has changed."""
         return self._perform(self.known.load())
@@ -77,6 +83,10 @@ class _Owner(Crew):
     _before: int | None = None
     _doubts: frozenset[str] = frozenset()
 
+    def begin(self) -> None:
+        """As `Crew.begin`."""
+        self._before, self._doubts = None, self.known.doubts
+
     def may_have_landed(self, error: BaseException) -> bool:
         """As `Crew.may_have_landed`."""
         del error
@@ -88,7 +98,6 @@ class Alone(_Owner):
 
     def save(self, path: str, snapshot: Snapshot) -> int:
         """As `Crew.save`."""
-        self._before, self._doubts = None, self.known.doubts
         self._perform(self.known.claim(self.name))
         target = self._perform(self.known.begin(path))
         written = write(snapshot, self._store, target, retry=self._retry)
@@ -106,12 +115,15 @@ class Leading(_Owner):
 
     def save(self, path: str, snapshot: Snapshot) -> int:
         """As `Crew.save`."""
-        self._doubts, self._leader.before = self.known.doubts, None
         try:
             save = Save(path=path, tensors=_tensors(snapshot), write=self._write)
             return self._perform(lead(self._leader, self.known, save, name=self.name, retention=self.retention))
         finally:
             self._before = self._leader.before
+
+    def give_up(self, path: str, error: Exception) -> None:
+        """As `Crew.give_up`."""
+        self._perform(give_up(self._leader, self.known, path, error, name=self.name))
 
     def close(self) -> None:
         """As `Crew.close`."""
@@ -131,6 +143,11 @@ class Following(Crew):
         self._perform(follow(self._member, Save(path=path, tensors=tensors, write=self._write)))
         self.refresh()
         return sum(tensor.size for tensor in tensors)
+
+    def give_up(self, path: str, error: Exception) -> None:
+        """As `Crew.give_up`."""
+        del path
+        self._perform(refuse(self._member, error))
 
     def may_have_landed(self, error: BaseException) -> bool:
         """As `Crew.may_have_landed`."""

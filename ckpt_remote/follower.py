@@ -33,7 +33,7 @@ from ckpt_remote.share import Save, Share, Written
 from ckpt_remote.tally import graph_of, index_of, pack
 from ckpt_remote.upload import take_back
 
-__all__ = ["follow"]
+__all__ = ["follow", "refuse"]
 
 
 def follow(me: Member, save: Save) -> Flow[None]:
@@ -59,6 +59,16 @@ def follow(me: Member, save: Save) -> Flow[None]:
         raise told.failure.error(me.url) from None
 
 
+def refuse(me: Member, error: Exception) -> Flow[None]:
+    """Tells the others that this save has failed here before it began."""
+    me.ordinal += 1
+    plan = yield from find_plan(me)
+    me.seen.add(plan.attempt.number)
+    attempt = yield from join(plan, me)
+    if plan.failure is None:
+        yield from vote(plan, Part(failure=Failure.of(error, f"Worker {me.workers.rank}: ")), attempt, me)
+
+
 @dataclass(frozen=True, slots=True)
 class _Attempts:
     """The attempts at one save, as a worker takes part in them."""
@@ -70,6 +80,8 @@ class _Attempts:
     def next(self) -> Flow[bool]:
         """Takes part in the next one; returns whether the checkpoint is visible, or else there will be another."""
         plan = yield from find_plan(self.me)
+        if plan.failure is not None and plan.attempt.number in self.me.seen:
+            raise AbandonedError(plan.failure)
         self.me.seen.add(plan.attempt.number)
         try:
             attempt = yield from join(plan, self.me)
@@ -89,6 +101,9 @@ class _Attempts:
             yield from vote(plan, Part(manifest=encode_manifest(self.manifest)), attempt, self.me)
             return False
         share = self._share(plan, attempt)
+        if len(share.shards) != plan.first[rank + 1] - plan.first[rank]:  # strings of its own have grown
+            yield from vote(plan, Part(manifest=encode_manifest(self.manifest)), attempt, self.me)
+            return False
         start: float = yield Wait(0.0)
         try:
             written, _ = yield from save.write(share, lambda progress: watch(plan, progress, self.me.url))

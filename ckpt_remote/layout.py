@@ -128,7 +128,7 @@ def decode_manifest(data: bytes, *, path: str) -> Manifest:
     """
     try:
         specs = tuple(_spec(*row) for row in json.loads(zlib.decompress(data)))
-    except (ValueError, TypeError, zlib.error) as error:
+    except (ValueError, TypeError, RecursionError, zlib.error) as error:
         raise CorruptError(f"{path} holds no manifest: {error}.", path=path) from error
     return Manifest(specs, _digest(specs))
 
@@ -167,17 +167,23 @@ def assign(manifests: Sequence[Manifest]) -> Layout:
 def _holders(manifests: Sequence[Manifest]) -> tuple[dict[Identity, Spec], dict[Identity, list[int]]]:
     specs: dict[Identity, Spec] = {}
     holders: dict[Identity, list[int]] = defaultdict(list)
+    alike: dict[str, list[int]] = defaultdict(list)
     for rank, manifest in enumerate(manifests):
-        for spec in manifest.specs:
+        alike[manifest.digest].append(rank)
+    for ranks in alike.values():
+        rank = ranks[0]
+        for spec in manifests[rank].specs:
             it = identity(spec)
             known = specs.setdefault(it, spec)
-            if (known.dtype, known.shape) != (spec.dtype, spec.shape) and _is_numeric(spec):
+            if (known.dtype, known.shape) != (spec.dtype, spec.shape) and (_is_numeric(spec) or _is_numeric(known)):
                 raise ValueError(
                     f"Workers {holders[it][0]} and {rank} have different tensors under one name, {spec.key!r}: "
                     f"{find_dtype(known.dtype).name} of shape {known.shape}, {find_dtype(spec.dtype).name} of shape "
                     f"{spec.shape}. Give what is each worker's own a name of its own."
                 )
-            holders[it].append(rank)
+            holders[it] += ranks
+    for it in holders if len(alike) > 1 else ():
+        holders[it].sort()
     return specs, holders
 
 

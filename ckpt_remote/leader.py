@@ -49,11 +49,11 @@ from ckpt_remote.rendezvous import AbandonedError, DiffersError, OccupiedError, 
 from ckpt_remote.share import Save, Share, Written
 from ckpt_remote.state import Retired
 from ckpt_remote.store import Object, Version
-from ckpt_remote.tally import Votes, compare, graph_of, index_of, pack, verify
+from ckpt_remote.tally import Votes, compare, graph_of, index_of, pack, require_tiling, verify
 from ckpt_remote.upload import create, index_entries, take_back
 from ckpt_remote.workers import Workers
 
-__all__ = ["Leader", "lead", "take_down"]
+__all__ = ["Leader", "give_up", "lead", "take_down"]
 
 _log = logging.getLogger(__name__)
 
@@ -114,10 +114,17 @@ def lead(me: Leader, known: Directory, save: Save, *, name: str, retention: Rete
         yield from _tell(me, known, save.path, told.failure)
         raise told.failure.error(me.url) from None
     except Exception as error:
-        yield from _tell(me, known, save.path, Failure.of(error, keep=me.before is not None))
+        yield from _tell(me, known, save.path, Failure.of(error, "Worker 0: ", keep=me.before is not None))
         raise
     yield from take_down(me)
     return size
+
+
+def give_up(me: Leader, known: Directory, path: str, error: Exception, *, name: str) -> Flow[None]:
+    """Tells the others that this save has failed before it began."""
+    me.ordinal += 1
+    yield from known.claim(name)
+    yield from _tell(me, known, path, Failure.of(error, "Worker 0: "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +139,9 @@ class _Attempts:
     def run(self) -> Flow[int]:
         """Makes as many as it takes, and returns how many bytes the checkpoint has."""
         me, mine = self.me, manifest_of(self.save.tensors)
-        if not me.manifests or me.manifests[0].digest != mine.digest:
+        if me.manifests and me.manifests[0].digest == mine.digest:
+            me.manifests = (mine, *me.manifests[1:])  # its strings may be longer by now
+        else:
             me.manifests = (mine,) * me.workers.size
         for tries in range(_TRIES):
             target = yield from self.known.begin(self.save.path)
@@ -172,10 +181,12 @@ class _Attempts:
             graphs = [graph_of(self.save.tensors), *(votes[rank][0].graph for rank in sorted(votes))]
             if not uniform and any(graphs):
                 parts.append((yield from self._write_graph([graph for graph in graphs if graph], plan, created)))
+            merged = merge(parts)
+            require_tiling(merged, url=self.me.url)
         except Exception:
             yield from take_back(created)
             raise
-        return (yield from self._publish(plan, merge(parts), created, target))
+        return (yield from self._publish(plan, merged, created, target))
 
     def _write(self, plan: Plan, layout: Layout) -> Flow[tuple[Written, Votes]]:
         share = Share(

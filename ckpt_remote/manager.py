@@ -32,7 +32,7 @@ from ckpt_remote.numbering import SaveCounter, as_integer
 from ckpt_remote.probe import CONTROL
 from ckpt_remote.progress import FellBack, Saved, emit
 from ckpt_remote.store import Retry, Store, open_store, split_url
-from ckpt_remote.tap import capture
+from ckpt_remote.tap import Snapshot, capture
 from ckpt_remote.workers import Workers
 
 __all__ = ["CheckpointManager"]
@@ -150,6 +150,11 @@ class CheckpointManager(tf.train.CheckpointManager):
     @property
     def checkpoint(self) -> tf.train.Checkpoint:
         """The `tf.train.Checkpoint` that is saved and restored."""
+        return self._target
+
+    @property
+    def _checkpoint(self) -> tf.train.Checkpoint:
+        """What `tf.distribute.experimental.PreemptionCheckpointHandler` reaches for in place of `checkpoint`."""
         return self._target
 
     @property
@@ -419,8 +424,8 @@ class CheckpointManager(tf.train.CheckpointManager):
         try:
             started = time.perf_counter()
             path = f"{self._name}-{number if checkpoint_number is None else as_integer(checkpoint_number)}"
-            # First, as all workers take part in reading what is spread over them.
-            snapshot = capture(self._target, path.rpartition("/")[2], options)
+            self._crew.begin()
+            snapshot = self._capture(path, options)
             size = self._crew.save(path, snapshot)
         except BaseException as error:
             if self._crew.may_have_landed(error):
@@ -432,6 +437,17 @@ class CheckpointManager(tf.train.CheckpointManager):
         self._tell(path, size, time.perf_counter() - started)
         self._clean_up()
         return path
+
+    def _capture(self, path: str, options: tf.train.CheckpointOptions | None) -> Snapshot:
+        """Takes what is saved; before anything else, as all workers take part in reading what is spread over them."""
+        try:
+            return capture(self._target, path.rpartition("/")[2], options)
+        except Exception as error:
+            try:
+                self._crew.give_up(path, error)
+            except Exception:  # noqa: BLE001 - a second failure must not hide the first
+                _log.info("The other workers could not be told that %s was not saved.", self._full(path), exc_info=True)
+            raise
 
     def _tell(self, path: str, size: int, seconds: float) -> None:
         rate = size / max(seconds, 1e-9) / 1e6

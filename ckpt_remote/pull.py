@@ -26,8 +26,8 @@ from ckpt_remote.spool import Spool
 
 __all__ = ["Holding", "local_device", "pull"]
 
-# Bytes. Larger ones travel a little faster, and each is in memory about three times: received, decoded, cached.
-_PIECE = 4 * 2**20
+# Bytes. Larger ones travel no faster, and each is in memory about three times: received, decoded, being written.
+_PIECE = 2 * 2**20
 # How many pieces are in flight: one travels from a task while another is written, but never more than so many in all.
 _STREAMS_PER_TASK = 2
 _STREAMS = 8

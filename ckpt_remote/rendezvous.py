@@ -99,7 +99,7 @@ class Progress:
 
     def call_off(self) -> None:
         """Says that it has failed."""
-        self._took = self._took or float("inf")
+        self._took = float("inf")
 
     @property
     def is_over(self) -> bool:
@@ -142,16 +142,18 @@ class Member:
         Raises:
             AbandonedError: Another job has taken the directory over, or the others have gone on without this worker.
         """
-        if plan.job != self.workers.job or plan.size != self.workers.size:
-            return False
         if self.session is None:
-            if plan.status == "over" or plan.since != self.since:
+            if plan.status == "over" or not self.may_follow(plan):
                 return False
         elif plan.session != self.session:
             raise _taken_over(self.url)
         if plan.ordinal > self.ordinal:
             self._miss(plan)
         return plan.ordinal == self.ordinal and (plan.attempt.number not in self.seen or plan.failure is not None)
+
+    def may_follow(self, plan: Plan) -> bool:
+        """Whether a plan is one of this worker's job that starts from what this worker has found."""
+        return (plan.job, plan.size, plan.since) == (self.workers.job, self.workers.size, self.since)
 
     def _miss(self, plan: Plan) -> None:
         # One save behind, this worker meets the others at the next; any further, it was started by itself.
@@ -181,6 +183,8 @@ def find_plan(member: Member) -> Flow[Plan]:
             member.session, member.missed = plan.session, False
             return plan
         if now - start > min(_GRACE, member.workers.timeout) and _epoch(state, member.url) > member.epoch:
+            if plan is not None and plan.failure is not None and member.may_follow(plan):
+                raise AbandonedError(plan.failure)
             raise _taken_over(member.url)
         if now - start > member.workers.timeout:
             raise _incomplete(
@@ -313,6 +317,9 @@ def await_outcome(plan: Plan, member: Member, *, took: float) -> Flow[None]:
             if current is not None:
                 _require_same(current, plan, member.url)
         now = yield Wait(pauses.next())
+    with contextlib.suppress(StoreError):
+        if (yield from _is_committed(plan, member.url)):  # the leader died before it took the plan down
+            return
     raise UnknownOutcomeError(
         f"Cannot tell whether {member.url}/{plan.path} was saved: worker {member.workers.rank} has done its part, and "
         f"the leader has not told within {patience:.0f} seconds what became of it. Read the state again later: it "
@@ -345,7 +352,7 @@ def gather(
     begun, finished = now, None
     while roll.missing and progress.took != float("inf"):
         yield from roll.look()
-        present |= roll.joined.keys()
+        present.update(roll.joined)
         own = progress.took
         if own is not None and finished is None:
             finished = now

@@ -125,7 +125,10 @@ def write_share(
     progress.finish(time.monotonic() - start)
     try:
         result = other.result()
-    except Exception:
+    except BaseException as error:
+        progress.call_off()
+        if not isinstance(error, Exception):  # after Ctrl-C nobody waits; what is left is found by its seal
+            raise
         withdraw(store, uploaded.created, retry)
         raise
     return Written(uploaded, tuple(checksums)), result

@@ -15,7 +15,16 @@ from itertools import islice
 from typing import TypeAlias
 
 from ckpt_remote.ballot import Failure, Part, Plan
-from ckpt_remote.bundle import OBJECT_GRAPH, Header, Index, decode_index, decode_strings, shard_name
+from ckpt_remote.bundle import (
+    OBJECT_GRAPH,
+    Header,
+    Index,
+    Tiling,
+    decode_index,
+    decode_strings,
+    shard_name,
+    tensor_name,
+)
 from ckpt_remote.flow import Ends, Flow
 from ckpt_remote.layout import Identity, Manifest, identity
 from ckpt_remote.origin import SEAL_SIZE, Attempt, read_seal
@@ -24,7 +33,7 @@ from ckpt_remote.rendezvous import AbandonedError
 from ckpt_remote.store import ObjectInfo
 from ckpt_remote.upload import index_entries
 
-__all__ = ["Votes", "compare", "graph_of", "index_of", "pack", "verify"]
+__all__ = ["Votes", "compare", "graph_of", "index_of", "pack", "require_tiling", "verify"]
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +109,23 @@ def compare(manifests: Sequence[Manifest], mine: bytes, votes: Votes, *, url: st
             first,
             rank,
         )
+
+
+def require_tiling(index: Index, *, url: str) -> None:
+    """Sees to it that no element of a tensor has two values.
+
+    Raises:
+        AbandonedError: One has: workers have parts of one tensor that overlap.
+    """
+    for key, entry in index.entries.items():
+        bounds = [part.bounds(entry.shape) for part in entry.slices]
+        tiling = Tiling(bounds) if len(bounds) > 1 else None
+        if tiling is not None and not all(tiling.take(bound) for bound in bounds):
+            text = (
+                f"Cannot save to {url}: workers have parts of {tensor_name(key)!r} that overlap, so nobody knows which "
+                "values count; nothing was published. Give each worker a part of its own, or all the whole."
+            )
+            raise AbandonedError(Failure("ValueError", text))
 
 
 def _different(key: str, one: int, other: int, url: str) -> str:

@@ -95,9 +95,7 @@ class Tap(tf.train.experimental.ShardingCallback):
     def __call__(self, shardable_tensors: Sequence[Any]) -> Sequence[Any]:
         """Called by TensorFlow once for each task; returns the shards that TensorFlow is to write itself."""
         shards = self._policy(shardable_tensors)
-        mirrored = {
-            it.checkpoint_key for it in shardable_tensors if isinstance(it.trackable, tf.distribute.DistributedValues)
-        }
+        mirrored = {it.checkpoint_key for it in shardable_tensors if _is_mirrored(it.trackable)}
         held = self._hold(
             tensor
             for shard in shards
@@ -129,6 +127,12 @@ class Tap(tf.train.experimental.ShardingCallback):
                 kept.append(_tensor(key, str(spec).strip(), tensor, data, mirrored=key in mirrored))
         self.groups.append(tuple(kept))
         return left
+
+
+def _is_mirrored(trackable: Any) -> bool:
+    """Whether a strategy keeps copies of a variable on several workers; Keras has such a one inside its own."""
+    distributed = tf.distribute.DistributedValues
+    return isinstance(trackable, distributed) or isinstance(getattr(trackable, "value", None), distributed)
 
 
 def capture(checkpoint: tf.train.Checkpoint, name: str, options: tf.train.CheckpointOptions | None) -> Snapshot:

@@ -66,13 +66,24 @@ class Workers:
         """
         config = _parse(environment.get("TF_CONFIG") or "{}")
         cluster, task = config.get("cluster") or {}, config.get("task") or {}
-        kind, index = task.get("type", "worker"), int(task.get("index", 0))
+        kind = str(task.get("type", ""))
         chiefs = [address for name in _CHIEFS for address in _addresses(cluster, name)]
         members = [*chiefs, *_addresses(cluster, "worker")]
-        if "ps" in cluster or kind not in (*_CHIEFS, "worker") or not members:
+        if "ps" in cluster or kind not in (*_CHIEFS, "worker", "") or not members:
             return cls(0, 1)
-        rank = index if kind in _CHIEFS else len(chiefs) + index
+        rank = _place(kind, task.get("index"), chiefs, members)
         return cls(rank, len(members), job=hashlib.blake2b(" ".join(members).encode(), digest_size=8).hexdigest())
+
+
+def _place(kind: str, index: Any, chiefs: Sequence[str], members: Sequence[str]) -> int:
+    """The rank of a task."""
+    known = chiefs if kind in _CHIEFS else members[len(chiefs) :]
+    number = str(0 if index is None and len(known) == 1 else index)
+    if not number.isdecimal() or int(number) >= len(known) or (not kind and len(members) > 1):
+        raise ValueError(
+            f"TF_CONFIG names no {kind or 'task'} {index} among {len(members)} members. Mend it, or give workers=..."
+        )
+    return int(number) if kind in _CHIEFS else len(chiefs) + int(number)
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -89,4 +100,7 @@ def _addresses(cluster: Mapping[str, Any], kind: str) -> Sequence[str]:
     found = cluster.get(kind) or ()
     if isinstance(found, Mapping):  # a sparse cluster names some of its tasks by number
         return [str(found[index]) for index in sorted(found, key=int)]
+    if not isinstance(found, list | tuple):
+        text = f"TF_CONFIG has {found!r} where the addresses of {kind} belong. Mend it, or give workers=..."
+        raise ValueError(text)  # noqa: TRY004 - whatever is wrong with TF_CONFIG, it is a bad value
     return [str(address) for address in found]

@@ -245,11 +245,7 @@ def test_the_first_writes_the_object_graph_unless_theirs_differ_and_are_to_be_me
         (spec("w/key", (3, 2)), spec("w/key", (2, 3))),
         (spec("w/key", (3,)), spec("w/key", (3,), HALF)),
         (spec("w/key", (), STRING, size=4), spec("w/key", ())),
-        pytest.param(
-            spec("w/key", ()),
-            spec("w/key", (), STRING, size=4),
-            marks=pytest.mark.xfail(reason="a number first and a string later passes, and is then cut as a number"),
-        ),
+        (spec("w/key", ()), spec("w/key", (), STRING, size=4)),
     ],
     ids=["shape", "type", "string first", "string later"],
 )
@@ -293,7 +289,7 @@ def test_manifests_that_differ_have_digests_that_differ(changed):
     [
         b"", b"{}", b"[", b"null", b"[1]", b"[[]]", b'[["k"]]', b'[["k",1,[2],"x",8,0]]', b'[["k",1,2,"",8,0]]',
         b'[["k",1,[2],"5,9",8,0]]', b'[["k",1,[2],"",8,0,0]]', b"\xff", b'[["k",1,[2],"0,1:0,1",8,0]]',
-        pytest.param(b"[" * 200_000, marks=pytest.mark.xfail(reason="json gives up with a RecursionError")),
+        b"[" * 200_000,
     ],
 )  # fmt: skip
 def test_what_is_no_manifest_is_corrupt_and_says_where(text):
@@ -325,10 +321,10 @@ def test_what_is_compared_are_the_numbers_in_the_order_of_their_names():
     assert comparable(specs) == manifest(*specs).comparable
 
 
-def seconds(work, times=3):
+def seconds(work):
     """What it takes of the processor, at best."""
     taken = []
-    for _ in range(times):
+    for _ in range(3):
         start = time.process_time()
         work()
         taken.append(time.process_time() - start)
@@ -346,7 +342,6 @@ def test_100_000_tensors_that_all_have_are_shared_out_within_seconds():
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the same manifest is gone through once for each worker")
 def test_more_workers_that_have_the_same_take_no_more_time():
     common = manifest(*(spec(f"layer {n}/kernel", (64, 16)) for n in range(20_000)))
 
@@ -354,8 +349,8 @@ def test_more_workers_that_have_the_same_take_no_more_time():
 
 
 @pytest.mark.slow
-def test_100_000_tensors_and_64_workers_with_some_of_their_own_are_laid_out_within_seconds():
-    common = manifest(*(spec(f"layer {n}/kernel", (64, 16)) for n in range(100_000)))
+def test_where_each_has_some_of_its_own_time_grows_with_the_workers_and_no_faster():
+    common = manifest(*(spec(f"layer {n}/kernel", (64, 16)) for n in range(20_000)))
     crew = [Manifest((*common.specs, spec(f"own {rank}")), f"{rank}") for rank in range(64)]
 
-    assert seconds(lambda: assign(crew), times=1) < 10
+    assert seconds(lambda: assign(crew)) < 2 * 8 * seconds(lambda: assign(crew[:8]))

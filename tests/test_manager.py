@@ -804,3 +804,14 @@ def test_whatever_goes_wrong_while_deleting_the_save_has_passed(memory_place, va
 def test_the_librarys_own_folder_takes_no_checkpoints(memory_place, value):
     with pytest.raises(ValueError, match="library's own"):
         make(memory_place, value, checkpoint_name="_ckpt_remote/probe")
+
+
+def test_a_checkpoint_that_cannot_be_taken_leaves_the_counter_also_after_a_save(memory_place, value, monkeypatch):
+    manager = make(memory_place, value)
+    manager.save()
+    with monkeypatch.context() as patch:
+        patch.setattr("ckpt_remote.manager.capture", mock.Mock(side_effect=ValueError("cannot be taken")))
+        with pytest.raises(ValueError, match="cannot be taken"):
+            manager.save()
+
+    assert f"{memory_place.url}/ckpt-2" == manager.save()

@@ -561,9 +561,6 @@ def test_who_has_not_joined_in_time_is_named_as_one_who_has_not_come(world):
     assert "worker 2 of 3 has not come in time" in failure.message
 
 
-@pytest.mark.xfail(
-    reason="`present |= ....keys()` makes a new set: the caller's stays empty, and all are waited for again"
-)
 def test_the_leader_remembers_who_has_joined(world):
     shown, present = plan(), set()
     world.vote(shown, 1)

@@ -210,7 +210,6 @@ def test_ctrl_c_ends_the_upload_and_the_other(held):
     assert_the_other_has_ended()
 
 
-@pytest.mark.xfail(reason="the leader's thread goes on asking for votes until its timeout")
 def test_ctrl_c_when_all_is_written_ends_the_other():
     stop = threading.Event()
 

@@ -24,7 +24,7 @@ from ckpt_remote.bundle.messages import Entry, Header
 from ckpt_remote.bundle.object_graph import OBJECT_GRAPH, merge_object_graphs
 from ckpt_remote.bundle.ordered import decode_slice_key, is_slice_key, slice_key, tensor_key, tensor_name
 from ckpt_remote.bundle.reader import BundleReader
-from ckpt_remote.bundle.slices import Extent, TensorSlice, parse_shape_and_slice
+from ckpt_remote.bundle.slices import Extent, TensorSlice, Tiling, parse_shape_and_slice
 from ckpt_remote.bundle.strings import decode_strings, encode_strings
 from ckpt_remote.bundle.verify import is_intact
 from ckpt_remote.bundle.writer import BundleWriter, tensor_entry
@@ -44,6 +44,7 @@ __all__ = [
     "Header",
     "Index",
     "TensorSlice",
+    "Tiling",
     "crc32c",
     "decode_index",
     "decode_slice_key",
