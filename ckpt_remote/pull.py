@@ -47,7 +47,6 @@ class Holding:
         tensors: Symbolic tensors of fixed size and of known shapes, at least one.
 
     Attributes:
-        task: The task, as TensorFlow names it.
         views: The bytes of each tensor, in the order given: zeros, until `pull` has returned.
 
     Raises:
@@ -55,9 +54,8 @@ class Holding:
     """
 
     def __init__(self, tensors: Sequence[tf.Tensor]) -> None:
-        where = tf.DeviceSpec.from_string(tensors[0].device)
-        self.task = where.replace(device_type=None, device_index=None).to_string()
-        self._device = where.replace(device_type="CPU", device_index=0).to_string()
+        task = tf.DeviceSpec.from_string(tensors[0].device)
+        self._device = task.replace(device_type="CPU", device_index=0).to_string()
         packs = list(_packs(tensors))
         self._sizes = [sum(_size(tensors[number]) for number in pack) for pack in packs]
         self._spool = Spool(sum(self._sizes))
