@@ -7,6 +7,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from hypothesis import HealthCheck, settings
 from support import azurite as azurites
 from support import servers
 from support.gcs import GCSServer, gcs
@@ -15,6 +16,10 @@ from support.places import Place
 from ckpt_remote.store import pace
 
 pytest.register_assert_rewrite("store.conformance")
+
+# How fast a shared machine draws an example is nobody's promise; what must be fast has a test of its own.
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 _CLOUD = ("AWS_", "BOTO", "CLOUDSDK_", "FSSPEC_", "GCE_", "GCSFS_", "GCS_", "GOOGLE_", "AZURE_")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
