@@ -132,8 +132,8 @@ def names_are_used_again(monkeypatch):
 
 
 def what_is_retired_is_deleted_before_the_state_says_so(monkeypatch):
-    def eager(self, objects, retention):
-        state = yield from real(self, objects, retention)
+    def eager(self, *arguments):
+        state = yield from real(self, *arguments)
         for retired in state.record.retired:
             yield Delete((retired.index,))
         return state
