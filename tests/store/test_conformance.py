@@ -255,11 +255,19 @@ class TestObstoreOnMoto(ObstoreConformance):
     def server(self, moto: S3Server) -> S3Server:
         return moto
 
+    @pytest.mark.skip(reason="moto looks at the ETag, then writes, in two steps: its threads lose updates")
+    def test_no_increment_of_a_shared_counter_is_lost(self) -> None:  # type: ignore[override]
+        """Left to the servers that do both at once."""
+
 
 class TestS3fsOnMoto(S3fsConformance):
     @pytest.fixture
     def server(self, moto: S3Server) -> S3Server:
         return moto
+
+    @pytest.mark.skip(reason="moto looks at the ETag, then writes, in two steps: its threads lose updates")
+    def test_no_increment_of_a_shared_counter_is_lost(self) -> None:  # type: ignore[override]
+        """Left to the servers that do both at once."""
 
 
 class GoogleConformance(BucketConformance):
