@@ -18,11 +18,11 @@ from typing import Any, Literal, TypeAlias
 from ckpt_remote import errors
 from ckpt_remote.bundle import crc32c
 from ckpt_remote.errors import CheckpointError, CorruptError, IncompleteError
-from ckpt_remote.layout import Layout
+from ckpt_remote.layout import Identity, Layout
 from ckpt_remote.origin import SEAL_SIZE, Attempt, read_seal
 from ckpt_remote.probe import CONTROL, PLAN
 
-__all__ = ["Failure", "Part", "Plan", "Status", "decode_join", "decode_part", "decode_plan"]
+__all__ = ["Failure", "Part", "Plan", "Status", "Votes", "decode_join", "decode_part", "decode_plan"]
 
 _CHECKSUM = 8  # hexadecimal digits
 
@@ -89,6 +89,7 @@ class Plan:
         of: The count in the names of the data objects.
         first: For each worker the number of its first data object, and at last how many there are.
         manifests: For each worker the digest of what it is taken to have.
+        led: What the leader writes, whole, though all have it: copies of it differ.
         layout: Who writes what, where it does not follow from equal manifests.
         failure: Why it failed, if it did.
     """
@@ -106,6 +107,7 @@ class Plan:
     of: int = 0
     first: tuple[int, ...] = ()
     manifests: tuple[str, ...] = ()
+    led: tuple[Identity, ...] = ()
     layout: Layout | None = None
     failure: Failure | None = None
 
@@ -159,6 +161,10 @@ class Part:
         return _checked(b"".join((json.dumps(header).encode(), b"\n", *blobs)))
 
 
+Votes: TypeAlias = Mapping[int, tuple[Part, Attempt]]
+"""What the others wrote, and whose seals their objects have, by rank."""
+
+
 def decode_plan(data: bytes, *, path: str) -> Plan:
     """Parses a plan.
 
@@ -170,6 +176,7 @@ def decode_plan(data: bytes, *, path: str) -> Plan:
     try:
         fields = json.loads(body)
         fields["attempt"] = Attempt(*fields["attempt"])
+        fields["led"] = [(key, part) for key, part in fields["led"]]
         fields["layout"] = fields["layout"] and _parse_layout(fields["layout"])
         fields["failure"] = fields["failure"] and Failure(*fields["failure"])
         values: dict[str, Any] = {name: tuple(it) if isinstance(it, list) else it for name, it in fields.items()}

@@ -16,7 +16,7 @@ from ckpt_remote.ballot import Failure, Part, Plan
 from ckpt_remote.bundle import encode_index
 from ckpt_remote.errors import ConflictError, UnknownOutcomeError
 from ckpt_remote.flow import Flow, Wait
-from ckpt_remote.layout import Manifest, assign, comparable, encode_manifest, manifest_of
+from ckpt_remote.layout import Manifest, assign, encode_manifest, manifest_of
 from ckpt_remote.origin import Attempt
 from ckpt_remote.rendezvous import (
     AbandonedError,
@@ -29,7 +29,7 @@ from ckpt_remote.rendezvous import (
     vote,
     watch,
 )
-from ckpt_remote.share import Save, Share, Written
+from ckpt_remote.share import Save, Share, Written, share_of
 from ckpt_remote.tally import graph_of, index_of, pack
 from ckpt_remote.upload import take_back
 
@@ -100,7 +100,8 @@ class _Attempts:
         if plan.status == "asking" or plan.manifests[rank] != self.manifest.digest:
             yield from vote(plan, Part(manifest=encode_manifest(self.manifest)), attempt, self.me)
             return False
-        share = self._share(plan, attempt)
+        layout = plan.layout or assign((self.manifest,) * plan.size, plan.led)
+        share = share_of(plan, layout, rank, save, attempt)
         if len(share.shards) != plan.first[rank + 1] - plan.first[rank]:  # strings of its own have grown
             yield from vote(plan, Part(manifest=encode_manifest(self.manifest)), attempt, self.me)
             return False
@@ -118,19 +119,6 @@ class _Attempts:
         now: float = yield Wait(0.0)
         yield from self._conclude(plan, attempt, self._part(plan, share, written), written, now - start)
         return True
-
-    def _share(self, plan: Plan, attempt: Attempt) -> Share:
-        rank = self.me.workers.rank
-        layout = plan.layout or assign((self.manifest,) * plan.size)
-        return Share(
-            path=plan.path,
-            of=plan.of,
-            first=plan.first[rank],
-            shards=layout.share(rank, self.save.tensors),
-            attempt=attempt,
-            compared=comparable(self.save.tensors),
-            exact=plan.exact,
-        )
 
     def _part(self, plan: Plan, share: Share, written: Written) -> Part:
         return Part(

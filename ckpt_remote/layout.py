@@ -8,16 +8,16 @@ Where all workers have the same, each works this out by itself: it assigns its o
 do not, the leader learns what each has, and tells them.
 
 Promises: every byte that anybody has is written by exactly one worker; shares are as level as types allow; equal
-manifests give equal layouts. What only TensorFlow can serialise (strings, the object graph, iterators) is written by
-the first worker that has it; but where workers have different objects, nobody writes an object graph: theirs are to be
-merged. It compares no contents and does no I/O.
+manifests give equal layouts. What is led, and what only TensorFlow can serialise (strings, the object graph,
+iterators), is written by the first worker that has it; but where workers have different objects, nobody writes an
+object graph: theirs are to be merged. It compares no contents and does no I/O.
 """
 
 import hashlib
 import json
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -133,25 +133,27 @@ def decode_manifest(data: bytes, *, path: str) -> Manifest:
     return Manifest(specs, _digest(specs))
 
 
-def assign(manifests: Sequence[Manifest]) -> Layout:
+def assign(manifests: Sequence[Manifest], led: Container[Identity] = ()) -> Layout:
     """Decides who writes what.
 
     Args:
         manifests: What each worker has, in the order of their ranks.
+        led: Of what several workers have copies that differ, so that only those of one worker may count.
 
     Raises:
         ValueError: Two workers have tensors of one name that differ in type or shape.
     """
     specs, holders = _holders(manifests)
     workers = len(manifests)
-    common = frozenset(it for it, ranks in holders.items() if len(ranks) == workers > 1 and _is_numeric(specs[it]))
+    shared = {it for it, spec in specs.items() if _is_numeric(spec) and it not in led}
+    common = frozenset(it for it in shared if len(holders[it]) == workers > 1)
     own: list[set[Identity]] = [set() for _ in range(workers)]
     filled = [0] * workers
-    # The largest first, each to the least laden of those that have it.
     if len({manifest.digest for manifest in manifests}) > 1:
         holders.pop((OBJECT_GRAPH, ""), None)
+    # The largest first, each to the least laden of those that have it.
     for it in sorted(holders.keys() - common, key=lambda it: (-_weight(specs[it]), it)):
-        candidates = holders[it] if _is_numeric(specs[it]) else holders[it][:1]
+        candidates = holders[it] if it in shared else holders[it][:1]
         rank = min(candidates, key=lambda rank: (filled[rank], rank))
         own[rank].add(it)
         filled[rank] += _weight(specs[it])

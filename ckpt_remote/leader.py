@@ -10,7 +10,8 @@
 
 Ordinarily all workers have the same tensors: then each knows its share as soon as there is a plan. One that has
 something else says so instead of writing; then everybody is asked, and another attempt is made with a layout that fits,
-which is taken for granted the next time.
+which is taken for granted the next time. The same goes for mirrored variables that have drifted apart, as the moving
+averages of Keras's BatchNormalization do by its design: the leader's copies count, as where TensorFlow saves.
 
 Promises: nothing is visible before everybody's share is durable and everybody's copy of what all have is the same; no
 byte is copied; what one worker finds wrong, all are told. How bytes travel is the caller's: these are flows.
@@ -23,13 +24,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
 
-from ckpt_remote.ballot import Failure, Plan
+from ckpt_remote.ballot import Failure, Plan, Votes
 from ckpt_remote.bundle import (
     OBJECT_GRAPH,
     STRING,
     Header,
     Index,
-    decode_index,
     encode_index,
     encode_strings,
     index_name,
@@ -41,15 +41,15 @@ from ckpt_remote.commit import publish
 from ckpt_remote.directory import Directory, Retention, Target
 from ckpt_remote.errors import CheckpointError, ConflictError, StoreError
 from ckpt_remote.flow import Delete, Flow, Get, Pause, Put, Remove
-from ckpt_remote.layout import Layout, Manifest, assign, comparable, decode_manifest, manifest_of
+from ckpt_remote.layout import Identity, Manifest, assign, decode_manifest, manifest_of
 from ckpt_remote.origin import Attempt
 from ckpt_remote.plan import Tensor
 from ckpt_remote.probe import PLAN
 from ckpt_remote.rendezvous import AbandonedError, DiffersError, OccupiedError, Progress, await_joins, gather
-from ckpt_remote.share import Save, Share, Written
+from ckpt_remote.share import Save, Share, Written, share_of
 from ckpt_remote.state import Retired
 from ckpt_remote.store import Object, Version
-from ckpt_remote.tally import Votes, compare, graph_of, index_of, pack, require_tiling, verify
+from ckpt_remote.tally import compare, graph_of, index_of, pack, require_tiling, verify
 from ckpt_remote.upload import create, index_entries, take_back
 from ckpt_remote.workers import Workers
 
@@ -59,6 +59,10 @@ _log = logging.getLogger(__name__)
 
 # Attempts at one save: the first takes for granted what each worker has, the second asks.
 _TRIES = 4
+
+
+class _DriftedError(Exception):
+    """Copies of mirrored variables differ, of which workers have written parts."""
 
 
 @dataclass(slots=True)
@@ -72,6 +76,7 @@ class Leader:
         ordinal: How often it has begun to save.
         present: The ranks of those who have joined once.
         manifests: What each worker had at last.
+        led: Of what the workers' copies have differed, so that only the leader's count.
         plan: The plan that is up, and its version.
         litter: What workers said in attempts that are over.
         before: The serial number of the state before the last save published anything; None if it never came to that.
@@ -83,6 +88,7 @@ class Leader:
     ordinal: int = 0
     present: set[int] = field(default_factory=set)
     manifests: tuple[Manifest, ...] = ()
+    led: frozenset[Identity] = frozenset()
     plan: tuple[Plan, Version] | None = None
     litter: list[str] = field(default_factory=list)
     before: int | None = None
@@ -149,6 +155,8 @@ class _Attempts:
                 return (yield from self._attempt(target, tries))
             except DiffersError:
                 me.manifests = (mine, *(yield from _ask(me, self.known, target)))
+            except _DriftedError:
+                _log.info("Workers have drifted apart in %d variables: worker 0 writes its own", len(me.led))
             except OccupiedError:
                 _log.info(
                     "Objects of another attempt are in the way of %s/%s: other names are tried", me.url, self.save.path
@@ -157,7 +165,7 @@ class _Attempts:
         raise AbandonedError(Failure("IncompleteError", text))
 
     def _attempt(self, target: Target, tries: int) -> Flow[int]:
-        layout = assign(self.me.manifests)
+        layout = assign(self.me.manifests, self.me.led)
         uniform = len({manifest.digest for manifest in self.me.manifests}) == 1
         counts = layout.counts(self.me.manifests)
         total = sum(counts) + (not uniform)  # the merged object graph, by itself
@@ -168,16 +176,16 @@ class _Attempts:
             of=next(islice(target.counts(total), tries, None)),
             first=tuple(accumulate(counts, initial=0)),
             manifests=tuple(manifest.digest for manifest in self.me.manifests),
+            led=tuple(sorted(self.me.led)),
             layout=None if uniform else layout,
         )
         yield from _put_up(self.me, plan, target.guard)
-        written, votes = yield from self._write(plan, layout)
+        share = share_of(plan, layout, 0, self.save, plan.attempt)
+        written, votes = yield from self._write(plan, share)
         created = dict(written.uploaded.created)
         try:
-            yield from verify(plan, votes, self.me.url)
-            compare(self.me.manifests, pack(written.checksums), votes, url=self.me.url)
-            parts = [index_of(layout.share(0, self.save.tensors), written.uploaded.checksums)]
-            parts += [decode_index(votes[rank][0].index) for rank in sorted(votes)]
+            parts = [index_of(share.shards, written.uploaded.checksums), *(yield from verify(plan, votes, self.me.url))]
+            self._compare(written, votes)
             graphs = [graph_of(self.save.tensors), *(votes[rank][0].graph for rank in sorted(votes))]
             if not uniform and any(graphs):
                 parts.append((yield from self._write_graph([graph for graph in graphs if graph], plan, created)))
@@ -188,16 +196,7 @@ class _Attempts:
             raise
         return (yield from self._publish(plan, merged, created, target))
 
-    def _write(self, plan: Plan, layout: Layout) -> Flow[tuple[Written, Votes]]:
-        share = Share(
-            path=plan.path,
-            of=plan.of,
-            first=0,
-            shards=layout.share(0, self.save.tensors),
-            attempt=plan.attempt,
-            compared=comparable(self.save.tensors),
-            exact=plan.exact,
-        )
+    def _write(self, plan: Plan, share: Share) -> Flow[tuple[Written, Votes]]:
         timeout, present, url = self.me.workers.timeout, self.me.present, self.me.url
         try:
             return (
@@ -208,6 +207,13 @@ class _Attempts:
             )
         except ConflictError as error:
             raise OccupiedError from error
+
+    def _compare(self, written: Written, votes: Votes) -> None:
+        me = self.me
+        drifted = compare(me.manifests, pack(written.checksums), votes, url=me.url) - me.led
+        if drifted:
+            me.led |= drifted
+            raise _DriftedError
 
     def _write_graph(self, graphs: Sequence[bytes], plan: Plan, created: dict[str, Version]) -> Flow[Index]:
         """Writes the object graph of all, as the last data object."""
@@ -232,11 +238,11 @@ def take_down(me: Leader) -> Flow[None]:
     """Removes the plan and what was said about it; what cannot be removed is found by the next owner."""
     if me.plan is None:
         return
-    plan, version = me.plan
+    _, version = me.plan
     me.plan = None
     try:
         yield Remove(PLAN, version)
-        failures: Mapping[str, CheckpointError] = yield Delete((*me.litter, *plan.keys()))
+        failures: Mapping[str, CheckpointError] = yield Delete(tuple(me.litter))
     except CheckpointError as error:
         failures = {PLAN: error}
     me.litter = []

@@ -13,11 +13,10 @@ says when to give up. What one worker of the job finds wrong, all raise.
 """
 
 import contextlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ckpt_remote.ballot import Failure, Part, Plan, decode_join, decode_part, decode_plan
+from ckpt_remote.ballot import Failure, Part, Plan, Votes, decode_join, decode_part, decode_plan
 from ckpt_remote.commit import STATE
 from ckpt_remote.errors import (
     CheckpointError,
@@ -29,7 +28,7 @@ from ckpt_remote.errors import (
 from ckpt_remote.flow import Flow, Get, GetAll, Wait
 from ckpt_remote.origin import SEAL_SIZE, Attempt, new_attempt, read_seal
 from ckpt_remote.probe import PLAN
-from ckpt_remote.state import decode_state
+from ckpt_remote.state import Record, decode_state
 from ckpt_remote.store import Object
 from ckpt_remote.upload import create
 from ckpt_remote.workers import Workers
@@ -178,7 +177,7 @@ def find_plan(member: Member) -> Flow[Plan]:
     now = start
     while True:
         found, state = yield GetAll((PLAN, STATE))
-        plan = None if found is None else decode_plan(found.data, path=f"{member.url}/{PLAN}")
+        plan = _plan(found, member.url)
         if plan is not None and member.expects(plan):
             member.session, member.missed = plan.session, False
             return plan
@@ -328,9 +327,7 @@ def await_outcome(plan: Plan, member: Member, *, took: float) -> Flow[None]:
     ) from failure
 
 
-def gather(
-    plan: Plan, progress: Progress, *, timeout: float, present: set[int], url: str
-) -> Flow[Mapping[int, tuple[Part, Attempt]]]:
+def gather(plan: Plan, progress: Progress, *, timeout: float, present: set[int], url: str) -> Flow[Votes]:
     """Waits for everybody's vote.
 
     Args:
@@ -431,7 +428,10 @@ class _Pauses:
 
 
 def _look(url: str) -> Flow[Plan | None]:
-    found: Object | None = yield Get(PLAN)
+    return _plan((yield Get(PLAN)), url)
+
+
+def _plan(found: Object | None, url: str) -> Plan | None:
     return None if found is None else decode_plan(found.data, path=f"{url}/{PLAN}")
 
 
@@ -448,20 +448,19 @@ def _require_same(current: Plan, plan: Plan, url: str) -> None:
 
 
 def _is_committed(plan: Plan, url: str) -> Flow[bool]:
-    found: Object | None = yield Get(STATE)
-    if found is None:
-        return False
-    record = decode_state(found.data, path=f"{url}/{STATE}", directories=(url,)).record
+    record = _record((yield Get(STATE)), url)
     return record is not None and plan.state in (record.write_id, *record.lineage)
 
 
 def _epoch(state: Object | None, url: str) -> int:
-    if state is None:
-        return 0
     with contextlib.suppress(CorruptError):
-        record = decode_state(state.data, path=f"{url}/{STATE}", directories=(url,)).record
+        record = _record(state, url)
         return record.epoch if record else 0
     return 0
+
+
+def _record(state: Object | None, url: str) -> Record | None:
+    return None if state is None else decode_state(state.data, path=f"{url}/{STATE}", directories=(url,)).record
 
 
 def _taken_over(url: str) -> AbandonedError:

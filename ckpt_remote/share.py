@@ -1,5 +1,6 @@
 """One worker's share of a checkpoint, and how it goes up while something else is looked after.
 
+    share_of(plan, layout)
     write_share(share, beside)
     ├── upload_shards                     its data objects
     ├── the crc32c of what is compared    what other workers have, too, must be equal there
@@ -15,8 +16,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
+from ckpt_remote.ballot import Plan
 from ckpt_remote.bundle import crc32c, shard_name
 from ckpt_remote.flow import Flow, run
+from ckpt_remote.layout import Layout, comparable
 from ckpt_remote.origin import Attempt
 from ckpt_remote.parallel import Beside, run_all
 from ckpt_remote.plan import Shard, Tensor
@@ -24,7 +27,7 @@ from ckpt_remote.rendezvous import Progress
 from ckpt_remote.store import Retry, Store
 from ckpt_remote.upload import Uploaded, upload_shards, withdraw
 
-__all__ = ["Save", "Share", "Write", "Written", "write_share"]
+__all__ = ["Save", "Share", "Write", "Written", "share_of", "write_share"]
 
 T = TypeVar("T")
 
@@ -89,6 +92,27 @@ class Save:
     path: str
     tensors: Sequence[Tensor]
     write: Write
+
+
+def share_of(plan: Plan, layout: Layout, rank: int, save: Save, attempt: Attempt) -> Share:
+    """What one worker writes of a checkpoint that is planned.
+
+    Args:
+        plan: The plan.
+        layout: Who writes what.
+        rank: The worker.
+        save: What it has.
+        attempt: Whose seal its objects get.
+    """
+    return Share(
+        path=plan.path,
+        of=plan.of,
+        first=plan.first[rank],
+        shards=layout.share(rank, save.tensors),
+        attempt=attempt,
+        compared=comparable(save.tensors),
+        exact=plan.exact,
+    )
 
 
 def write_share(

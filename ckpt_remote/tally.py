@@ -1,20 +1,17 @@
 """Counts the votes of workers that save together: are all shares there, and is what all have the same?
 
-    verify      every data object is there, whole, and of who says so
-    compare     what several workers have is the same everywhere
-    combine     one index of all shares
+    verify           every data object is there, whole, and of who says so
+    compare          what several workers have is the same everywhere
+    require_tiling   parts of one tensor do not overlap
 
-Promises: nothing is published that is not whole, or of which two workers have different copies, but for mirrored
-variables: they are one variable by their strategy's word, and drift apart by rounding only.
+Promises: nothing is published that is not whole, or of which two workers have different copies. Mirrored variables may
+drift apart, which is no error: of those, the leader's copies are to be published.
 """
 
-import logging
 import struct
-from collections.abc import Mapping, Sequence
-from itertools import islice
-from typing import TypeAlias
+from collections.abc import Sequence
 
-from ckpt_remote.ballot import Failure, Part, Plan
+from ckpt_remote.ballot import Failure, Plan, Votes
 from ckpt_remote.bundle import (
     OBJECT_GRAPH,
     Header,
@@ -33,12 +30,7 @@ from ckpt_remote.rendezvous import AbandonedError
 from ckpt_remote.store import ObjectInfo
 from ckpt_remote.upload import index_entries
 
-__all__ = ["Votes", "compare", "graph_of", "index_of", "pack", "require_tiling", "verify"]
-
-_log = logging.getLogger(__name__)
-
-Votes: TypeAlias = Mapping[int, tuple[Part, Attempt]]
-"""What the others wrote, and whose seals their objects have, by rank."""
+__all__ = ["compare", "graph_of", "index_of", "pack", "require_tiling", "verify"]
 
 
 def index_of(shards: Sequence[Shard], checksums: Sequence[Sequence[int]]) -> Index:
@@ -59,16 +51,19 @@ def graph_of(tensors: Sequence[Tensor]) -> bytes:
     return b""
 
 
-def verify(plan: Plan, votes: Votes, url: str) -> Flow[None]:
-    """Sees to it that every data object of the others is there, whole, and theirs.
+def verify(plan: Plan, votes: Votes, url: str) -> Flow[list[Index]]:
+    """Sees to it that every data object of the others is there, whole, and theirs; returns the indexes of their shares.
 
     Raises:
         AbandonedError: One is not.
     """
     expected: dict[ObjectInfo, tuple[int, Attempt]] = {}
-    for rank, (part, by) in votes.items():
+    indexes = []
+    for rank, (part, by) in sorted(votes.items()):
+        index = decode_index(part.index)
+        indexes.append(index)
         sizes = [0] * (plan.first[rank + 1] - plan.first[rank])
-        for entry in decode_index(part.index).entries.values():
+        for entry in index.entries.values():
             if not entry.slices:
                 sizes[entry.shard] = max(sizes[entry.shard], entry.offset + entry.size)
         for number, size in enumerate(sizes, plan.first[rank]):
@@ -78,10 +73,11 @@ def verify(plan: Plan, votes: Votes, url: str) -> Flow[None]:
         if end is None or read_seal(end, info.key) != by:
             text = f"Cannot save {url}/{plan.path}: {info.key} is not there as worker {rank} wrote it. Save again."
             raise AbandonedError(Failure("IncompleteError", text))
+    return indexes
 
 
-def compare(manifests: Sequence[Manifest], mine: bytes, votes: Votes, *, url: str) -> None:
-    """Sees to it that what several workers have is the same everywhere.
+def compare(manifests: Sequence[Manifest], mine: bytes, votes: Votes, *, url: str) -> frozenset[Identity]:
+    """Sees to it that what several workers have is the same everywhere, and returns which mirrored variables are not.
 
     Raises:
         AbandonedError: It is not.
@@ -89,9 +85,9 @@ def compare(manifests: Sequence[Manifest], mine: bytes, votes: Votes, *, url: st
     if len({manifest.digest for manifest in manifests}) == 1 and all(
         part.checksums == mine for part, _ in votes.values()
     ):
-        return
+        return frozenset()
     known: dict[Identity, tuple[int, int]] = {}
-    drifted: dict[Identity, tuple[int, int]] = {}
+    drifted = set()
     for rank, manifest in enumerate(manifests):
         packed = votes[rank][0].checksums if rank in votes else mine
         for spec, (checksum,) in zip(manifest.comparable, struct.iter_unpack("<I", packed), strict=True):
@@ -99,16 +95,8 @@ def compare(manifests: Sequence[Manifest], mine: bytes, votes: Votes, *, url: st
             if checksum != expected and not spec.mirrored:
                 raise AbandonedError(Failure("ValueError", _different(spec.key, first, rank, url)))
             if checksum != expected:
-                drifted[identity(spec)] = first, rank
-    for (key, _), (first, rank) in islice(drifted.items(), 1):
-        _log.warning(
-            "%d mirrored variables differ between workers, as %r between %d and %d: of each, the checkpoint has parts "
-            "of several copies.",
-            len(drifted),
-            key,
-            first,
-            rank,
-        )
+                drifted.add(identity(spec))
+    return frozenset(drifted)
 
 
 def require_tiling(index: Index, *, url: str) -> None:

@@ -242,16 +242,7 @@ def resume_and_save(workers, place, step, folder):
     return step + 1
 
 
-@pytest.mark.parametrize(
-    "normalize",
-    [
-        False,
-        pytest.param(
-            True, marks=pytest.mark.xfail(strict=True, reason="what Keras lets drift apart is not the leader's copy")
-        ),
-    ],
-    ids=["plain", "with moving averages"],
-)
+@pytest.mark.parametrize("normalize", [False, True], ids=["plain", "with moving averages"])
 def test_a_keras_model_its_optimizer_and_a_metric_are_saved_as_tensorflow_would_save_them(
     normalize, ministack, tmp_path
 ):

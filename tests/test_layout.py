@@ -72,8 +72,8 @@ def crews(draw, dtypes=(*NUMERIC, STRING)):
     return crew
 
 
-def shares(crew):
-    layout = assign([manifest(*specs) for specs in crew])
+def shares(crew, led=()):
+    layout = assign([manifest(*specs) for specs in crew], led)
     return [layout.share(rank, specs) for rank, specs in enumerate(crew)]
 
 
@@ -90,9 +90,9 @@ def touched(pieces, it):
     return times
 
 
-@given(crew=crews())
-def test_every_element_that_anybody_has_is_written_once_by_one_that_has_it(crew):
-    written = [[piece for shard in share for piece in shard] for share in shares(crew)]
+@given(crew=crews(), led=st.sets(st.sampled_from([("t0", ""), ("t1", ""), ("t2", "")])))
+def test_every_element_that_anybody_has_is_written_once_by_one_that_has_it(crew, led):
+    written = [[piece for shard in share for piece in shard] for share in shares(crew, led)]
     everything = {it.key: it for specs in crew for it in specs}.values()
 
     for it in everything:
@@ -221,6 +221,18 @@ def test_the_lengths_of_strings_move_nobodys_share(crew, lengths):
         return assign([manifest_of([*map(Hollow, specs), it]) for specs, it in zip(crew, strings, strict=False)])
 
     assert assigned([7] * 4) == assigned(lengths)
+
+
+@given(crew=crews(dtypes=NUMERIC), led=st.sets(st.integers(0, 6)))
+def test_what_is_led_is_written_whole_by_the_first_that_has_it(crew, led):
+    layout = assign([manifest(*specs) for specs in crew], {(f"t{number}", "") for number in led})
+    for it in {
+        identity(it) for specs in crew for it in specs if identity(it) in {(f"t{number}", "") for number in led}
+    }:
+        holders = [rank for rank, specs in enumerate(crew) if it in {identity(had) for had in specs}]
+
+        assert it not in layout.common
+        assert [holders[0]] == [rank for rank, names in enumerate(layout.own) if it in names]
 
 
 def test_strings_are_written_by_the_first_that_has_them():

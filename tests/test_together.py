@@ -321,6 +321,34 @@ def test_different_contents_under_one_name_are_an_error_that_names_both_workers(
     assert_only_the_checkpoint_is_there(where, 1, 3)
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["alike", "each with something of its own"])
+def test_of_mirrored_variables_that_drift_apart_the_leaders_copies_are_saved(own, where, monkeypatch):
+    """As TensorFlow does, under whose strategies the chief saves."""
+    monkeypatch.setattr("ckpt_remote.tap._is_mirrored", lambda it: isinstance(it, tf.Variable) and it.shape == (4,))
+    key, plans = "average/.ATTRIBUTES/VARIABLE_VALUE", []
+
+    def count(asked, perform):
+        if asked.verb == "put" and asked.keys[0].endswith("/join-1"):
+            plans.append(asked)
+        return perform()
+
+    monkeypatch.setattr("ckpt_remote.manager.open_store", lambda *arguments: repeated(open_store(*arguments), count))
+    crew = same(3)
+    for rank, checkpoint in enumerate(crew):
+        checkpoint.average = tf.Variable([float(rank)] * 4)
+        if own:
+            setattr(checkpoint, f"own_{rank}", tf.Variable(rank))
+    team = Team(where, crew)
+    for number in (1, 2):
+        assert [f"{where.url}/ckpt-{number}"] * 3 == team.save()
+        assert [0.0] * 4 == values_of(where, f"ckpt-{number}")[key][1]
+    team.close()
+    shards = sorted(key for key in read_all(where) if ".data-" in key)
+
+    assert 2 * (4 if own else 3) == len(shards)  # what was written before they had drifted is gone
+    assert len(plans) == (4 if own else 2) + 1  # what was learnt at the first save holds for the second
+
+
 def test_different_shapes_under_one_name_are_an_error_that_names_both_workers():
     team = Team(Place.in_memory(), same(3))
     team.checkpoints[1].own = tf.Variable([1.0])
