@@ -17,14 +17,14 @@ from typing import Any, TypeVar
 
 import tensorflow as tf
 
-from ckpt_remote.bundle import Header, Index, encode_index, index_name
+from ckpt_remote.bundle import OBJECT_GRAPH, Header, Index, encode_index, index_name, tensor_key
 from ckpt_remote.commit import publish
 from ckpt_remote.directory import Target
 from ckpt_remote.errors import CheckpointError, StoreError, UnsupportedError
 from ckpt_remote.flow import run
 from ckpt_remote.plan import Shard, plan_shards, shard_size
 from ckpt_remote.pull import local_device
-from ckpt_remote.reader import OBJECT_GRAPH, Stored, fetch, open_checkpoint
+from ckpt_remote.reader import Stored, fetch, open_checkpoint
 from ckpt_remote.single_flight import fetch_once
 from ckpt_remote.staging import Folder, memory_directory
 from ckpt_remote.state import Retired
@@ -173,7 +173,7 @@ def restore(
         folder.remove()
         raise
     _drop_superseded(checkpoint, stored.index)
-    if OBJECT_GRAPH not in stored.index.entries:
+    if tensor_key(OBJECT_GRAPH) not in stored.index.entries:
         folder.remove_with(checkpoint)  # name-based: the values are read when the status is asked to
     elif tf.executing_eagerly() and _is_consumed(status):
         folder.remove()

@@ -6,6 +6,7 @@
     rewrite(key)              the same content under a new write id, so that nothing still under way can land
     describe(path)            what a checkpoint consists of, from its index
     delete_retired(intention) index first, then data that no current index uses
+    remove(key)               exactly what was read, while the state is ours
 
 Promises: the state changes only by compare-and-swap against the version that was read; a write that landed is never
 reported as lost, nor one that lost as landed; nothing is deleted that the state still lists, or whose index is not
@@ -42,6 +43,7 @@ __all__ = [
     "foresee",
     "publish",
     "publish_state",
+    "remove",
     "rewrite",
 ]
 
@@ -428,7 +430,7 @@ def delete_retired(
         used = yield from _remove_index(retired, guard=guard, url=url)
     for file in retired.files:
         if file not in used:
-            yield from _remove(file, guard=guard, url=url)
+            yield from remove(file, guard=guard, url=url)
     data = tuple(key for key in retired.objects if key not in used)
     failures: Mapping[str, CheckpointError] = (yield Delete(data)) if data else {}
     return failures
@@ -460,7 +462,15 @@ def _remove_index(retired: Retired, *, guard: Version, url: str) -> Flow[tuple[s
     return ()
 
 
-def _remove(key: str, *, guard: Version, url: str) -> Flow[None]:
+def remove(key: str, *, guard: Version, url: str) -> Flow[None]:
+    """Removes an object of a name that is used again, if there is one, while the state is at the version `guard`.
+
+    As an index: exactly the version that was read before the state was seen unchanged.
+
+    Raises:
+        ConflictError: Another writer has changed the state, or the object.
+        StoreError: The store kept failing.
+    """
     current: Object | None = yield Get(key)
     if current is not None:
         yield from _require_guard(guard, url)

@@ -18,20 +18,11 @@ from ckpt_remote.errors import ConflictError, UnknownOutcomeError
 from ckpt_remote.flow import Flow, Wait
 from ckpt_remote.layout import Manifest, assign, encode_manifest, manifest_of
 from ckpt_remote.origin import Attempt
-from ckpt_remote.rendezvous import (
-    AbandonedError,
-    Member,
-    SupersededError,
-    ToldError,
-    await_outcome,
-    find_plan,
-    join,
-    vote,
-    watch,
-)
+from ckpt_remote.rendezvous import Member, await_outcome, find_plan, join, vote, watch
 from ckpt_remote.share import Save, Share, Written, share_of
 from ckpt_remote.tally import graph_of, index_of, pack
 from ckpt_remote.upload import take_back
+from ckpt_remote.verdicts import AbandonedError, SupersededError, ToldError
 
 __all__ = ["follow", "refuse"]
 

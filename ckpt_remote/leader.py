@@ -43,14 +43,16 @@ from ckpt_remote.errors import CheckpointError, ConflictError, StoreError
 from ckpt_remote.flow import Delete, Flow, Get, Pause, Put, Remove
 from ckpt_remote.layout import Identity, Manifest, assign, decode_manifest, manifest_of
 from ckpt_remote.origin import Attempt
+from ckpt_remote.patience import Progress
 from ckpt_remote.plan import Tensor
 from ckpt_remote.probe import PLAN
-from ckpt_remote.rendezvous import AbandonedError, DiffersError, OccupiedError, Progress, await_joins, gather
+from ckpt_remote.roll_call import await_joins, gather
 from ckpt_remote.share import Save, Share, Written, share_of
 from ckpt_remote.state import Retired
 from ckpt_remote.store import Object, Version
 from ckpt_remote.tally import compare, graph_of, index_of, pack, require_tiling, verify
 from ckpt_remote.upload import create, index_entries, take_back
+from ckpt_remote.verdicts import AbandonedError, DiffersError, OccupiedError
 from ckpt_remote.workers import Workers
 
 __all__ = ["Leader", "give_up", "lead", "take_down"]

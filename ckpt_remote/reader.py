@@ -32,10 +32,7 @@ from ckpt_remote.errors import CorruptError, NotFoundError
 from ckpt_remote.parallel import run_all
 from ckpt_remote.store import Store
 
-__all__ = ["OBJECT_GRAPH", "Stored", "fetch", "open_checkpoint"]
-
-OBJECT_GRAPH = b"_CHECKPOINTABLE_OBJECT_GRAPH"
-"""The key of the object graph (trackable/base.py); a checkpoint without one is name-based, from TensorFlow 1."""
+__all__ = ["Stored", "fetch", "open_checkpoint"]
 
 _RANGE = 8 * 2**20
 _STREAMS = 16
@@ -140,10 +137,7 @@ def _fetch_range(store: Store, key: str, start: int, size: int, local: Path) -> 
     try:
         data = store.read_range(key, start, size)
     except NotFoundError as error:
-        raise CorruptError(
-            f"{store.url_of(key)} is missing, so the checkpoint is damaged. Restore an older one.",
-            path=store.url_of(key),
-        ) from error
+        raise _missing(store.url_of(key)) from error
     file = os.open(local, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         view = byte_view(data)
@@ -166,10 +160,11 @@ def _fetch_file(store: Store, key: str, local: Path) -> None:
     try:
         local.write_bytes(store.read(key).data)
     except NotFoundError as error:
-        raise CorruptError(
-            f"{store.url_of(key)} is missing, so the checkpoint is damaged. Restore an older one.",
-            path=store.url_of(key),
-        ) from error
+        raise _missing(store.url_of(key)) from error
+
+
+def _missing(url: str) -> CorruptError:
+    return CorruptError(f"{url} is missing, so the checkpoint is damaged. Restore an older one.", path=url)
 
 
 def _shards(stored: Stored, folder: Path) -> Iterator[tuple[Path, list[tuple[bytes, Entry]], str]]:

@@ -12,7 +12,7 @@ within a second, though requests may still be under way.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -22,8 +22,8 @@ from ckpt_remote.flow import Flow, run
 from ckpt_remote.layout import Layout, comparable
 from ckpt_remote.origin import Attempt
 from ckpt_remote.parallel import Beside, run_all
+from ckpt_remote.patience import Progress
 from ckpt_remote.plan import Shard, Tensor
-from ckpt_remote.rendezvous import Progress
 from ckpt_remote.store import Retry, Store
 from ckpt_remote.upload import Uploaded, upload_shards, withdraw
 
@@ -136,7 +136,8 @@ def write_share(
     """
     start = time.monotonic()
     progress = Progress()
-    other = Beside(lambda: run(beside(progress), store, retry), name="ckpt_remote-beside")
+    awake = replace(retry, sleep=progress.sleep)
+    other = Beside(lambda: run(beside(progress), store, awake), name="ckpt_remote-beside")
     try:
         uploaded = upload_shards(
             store, share.name, share.shards, attempt=share.attempt, retry=retry, exact=share.exact, check=other.check

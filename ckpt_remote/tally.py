@@ -26,9 +26,9 @@ from ckpt_remote.flow import Ends, Flow
 from ckpt_remote.layout import Identity, Manifest, identity
 from ckpt_remote.origin import SEAL_SIZE, Attempt, read_seal
 from ckpt_remote.plan import Shard, Tensor
-from ckpt_remote.rendezvous import AbandonedError
 from ckpt_remote.store import ObjectInfo
 from ckpt_remote.upload import index_entries
+from ckpt_remote.verdicts import AbandonedError
 
 __all__ = ["compare", "graph_of", "index_of", "pack", "require_tiling", "verify"]
 

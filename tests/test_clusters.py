@@ -15,9 +15,9 @@ from support.mirrored import training
 from support.mirrored_training import SHAPES, KerasNet, Moment
 from support.places import Place, download, read_all
 from support.proxy import proxy
+from support.stock import contents, needed
 
 from ckpt_remote import StoreError
-from ckpt_remote.bundle import decode_index, index_name, shard_name
 from ckpt_remote.probe import PLAN
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -53,29 +53,10 @@ def on(server, endpoint=None):
     return Place(f"s3://{server.new_bucket()}/run", options)
 
 
-def contents(prefix):
-    """Every tensor of a checkpoint, as plain TensorFlow reads it."""
-    reader = tf.train.load_checkpoint(prefix)
-    types = reader.get_variable_to_dtype_map()
-    return {key: np.asarray(reader.get_tensor(key)) for key, dtype in types.items() if dtype != tf.variant}
-
-
 def assert_same(left, right):
     assert left.keys() == right.keys()
     for key, value in left.items():
         np.testing.assert_array_equal(value, right[key], err_msg=key)
-
-
-def expected(folder):
-    """What the state and the listed checkpoints consist of, as plain TensorFlow sees them."""
-    keys = {"checkpoint"}
-    for path in tf.train.get_checkpoint_state(folder).all_model_checkpoint_paths:
-        contents(path)
-        name = Path(path).name
-        index = decode_index((Path(folder) / index_name(name)).read_bytes())
-        shards = {entry.shard for entry in index.entries.values() if not entry.slices}
-        keys |= {index_name(name), *(shard_name(name, shard, index.header.num_shards) for shard in shards)}
-    return keys
 
 
 def step_in(folder):
@@ -102,7 +83,7 @@ def test_all_workers_get_the_same_path_and_the_checkpoint_holds_what_tensorflow_
     for reference in references:
         assert_same(contents(reference), contents(tf.train.latest_checkpoint(copy)))
     assert step + 1 == step_in(copy)
-    assert expected(copy) == read_all(place).keys()
+    assert needed(copy) == read_all(place).keys()
 
 
 def test_what_workers_count_by_themselves_is_added_up_or_averaged(crew, tmp_path):
@@ -163,7 +144,7 @@ def test_a_worker_that_fails_says_so_and_all_raise_at_once(crew, rank, error, to
     assert before.items() <= read_all(place).items()
     workers.values("train", 1)
     assert len(set(workers.values("save"))) == 1
-    assert expected(download(place, tmp_path / "copy")) == read_all(place).keys()
+    assert needed(download(place, tmp_path / "copy")) == read_all(place).keys()
 
 
 def test_different_values_under_one_name_are_an_error_on_all_that_names_both_workers(crew):
@@ -238,7 +219,7 @@ def resume_and_save(workers, place, step, folder):
     assert len(set(workers.values("save"))) == 1
     copy = download(place, folder)
     assert step + 1 == step_in(copy)
-    assert expected(copy) == read_all(place).keys()
+    assert needed(copy) == read_all(place).keys()
     return step + 1
 
 
@@ -273,6 +254,6 @@ def test_a_preempted_job_saves_once_exits_and_goes_on_from_there(ministack, tmp_
     assert step > 0
     assert [(f"{place.url}/ckpt-{step}", step)] * 3 == restored
     assert [f"{copy}/ckpt-{step}"] == tf.train.get_checkpoint_state(copy).all_model_checkpoint_paths
-    assert expected(copy) == read_all(place).keys()
+    assert needed(copy) == read_all(place).keys()
     with pytest.raises(tf.errors.UnimplementedError):  # whatever had asked TensorFlow's own file system had failed
         tf.io.gfile.exists(place.url)

@@ -1,56 +1,21 @@
 """What one writer knows of a directory, and what a writer that sleeps in the middle of a save can still do: nothing."""
 
 import random
-from functools import partial
 
 import pytest
 from support.schedules import Model
+from support.sleeper import Sleeper, perform
 
 from ckpt_remote.bundle import Entry, Header, Index, crc32c, decode_index, encode_index, index_name, mask, shard_name
 from ckpt_remote.directory import Directory, Retention
 from ckpt_remote.errors import ConflictError
-from ckpt_remote.flow import Delete, Get, Pause, Put, Remove
+from ckpt_remote.flow import Delete, Get, Put, Remove
 from ckpt_remote.state import Retired, decode_state
 from ckpt_remote.store import Version
 from ckpt_remote.upload import create
 
 URL = "s3://bucket/run"
 KEEP_ALL = Retention(max_to_keep=None, keep_checkpoint_every_n_hours=None)
-
-
-class Sleeper:
-    """A flow that takes one step when it is told to."""
-
-    def __init__(self, flow, model):
-        self.flow, self.model, self.request, self.result, self.error = flow, model, None, None, None
-        self._go_on(partial(next, flow))
-
-    def step(self):
-        try:
-            answer = None if isinstance(self.request, Pause) else self.model.perform(self.request)
-        except ConflictError as error:
-            self._go_on(partial(self.flow.throw, error))
-        else:
-            self._go_on(partial(self.flow.send, answer))
-
-    def finish(self):
-        while self.request is not None:
-            self.step()
-        if self.error:
-            raise self.error
-        return self.result
-
-    def _go_on(self, advance):
-        try:
-            self.request = advance()
-        except StopIteration as stop:
-            self.request, self.result = None, stop.value
-        except ConflictError as error:
-            self.request, self.error = None, error
-
-
-def perform(flow, model):
-    return Sleeper(flow, model).finish()
 
 
 def make_directory(model):
@@ -321,3 +286,15 @@ def test_an_owner_that_comes_back_knows_nothing_of_the_indexes_it_wrote_before()
     assert ["ckpt-1", "ckpt-2"] == listed(model)
     assert b"second" == read("ckpt-1", model)
     assert {"checkpoint", *keys_of("ckpt-1", model), *keys_of("ckpt-2", model)} == model.objects.keys()
+
+
+def test_an_owner_that_comes_back_retires_what_its_successor_has_replaced_as_it_is_now():
+    model = Model(generations=False)
+    first, second = make_directory(model), make_directory(model)
+    perform(save(first, "ckpt-1", b"first"), model)
+    perform(second.load(), model)
+    perform(save(second, "ckpt-1", b"second"), model)
+    perform(first.load(), model)
+    perform(save(first, "ckpt-2", b"third", Retention(max_to_keep=1, keep_checkpoint_every_n_hours=None)), model)
+
+    assert {"checkpoint", *keys_of("ckpt-2", model)} == model.objects.keys()

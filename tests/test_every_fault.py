@@ -5,15 +5,15 @@ with two, TensorFlow's own work is done once and remembered. `make soak` adds ki
 twice: CKPT_REMOTE_FAULTS=all.
 """
 
-import logging
 import os
 import time
 
 import pytest
+from support.exploration import quiet
 from support.fault_search import ALL, FEWER, search_pairs, search_singles, stage
 from support.faulted import Fault
 
-from ckpt_remote import directory, numbering
+from ckpt_remote import collector, numbering, ownership
 
 THOROUGH = os.environ.get("CKPT_REMOTE_FAULTS") == "all"
 SETTINGS = [(ALL, 1, False), (ALL, 2, False), (ALL, 1, True)] if THOROUGH else [(FEWER, 1, False)]
@@ -21,10 +21,8 @@ SETTINGS = [(ALL, 1, False), (ALL, 2, False), (ALL, 1, True)] if THOROUGH else [
 
 @pytest.fixture(autouse=True)
 def _quiet():
-    """Thousands of failures on purpose would be thousands of warnings."""
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
+    with quiet():
+        yield
 
 
 @pytest.fixture
@@ -86,11 +84,11 @@ def the_counter_keeps_what_failed(monkeypatch):
 
 
 def garbage_is_not_looked_for(monkeypatch):
-    monkeypatch.setattr(directory.Directory, "_note_garbage", _nothing)
+    monkeypatch.setattr(collector.Collector, "note_garbage", _nothing)
 
 
 def doubts_are_forgotten(monkeypatch):
-    monkeypatch.setattr(directory.Directory, "_doubt", lambda self, state: None)
+    monkeypatch.setattr(ownership.Ownership, "_doubt", lambda self, state: None)
 
 
 def _nothing(*_, **__):

@@ -17,17 +17,16 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
 import tensorflow as tf
 from support.places import Place, download, read_all
+from support.stock import needed
 from support.trainer import PARTS, SCENES, Job
 
 from ckpt_remote import ConflictError, NotFoundError
-from ckpt_remote.bundle import decode_index, index_name, shard_name
 
 KILLS = int(os.environ.get("CKPT_REMOTE_KILLS", "20"))
 STOPS = int(os.environ.get("CKPT_REMOTE_STOPS", "25"))  # on each of two stores
@@ -135,17 +134,6 @@ def restored_by_tensorflow(folder):
     return int(step)
 
 
-def needed(place, folder):
-    """What the state and the listed checkpoints consist of, as plain TensorFlow sees them."""
-    keys = {"checkpoint"}
-    for path in tf.train.get_checkpoint_state(folder).all_model_checkpoint_paths:
-        name = Path(path).name
-        index = decode_index((Path(folder) / index_name(name)).read_bytes())
-        shards = {entry.shard for entry in index.entries.values()}
-        keys |= {index_name(name), *(shard_name(name, shard, index.header.num_shards) for shard in shards)}
-    return keys
-
-
 def uploads_under_way(place):
     bucket = place.url.removeprefix("s3://").partition("/")[0]
     options = place.storage_options
@@ -160,7 +148,7 @@ def check_clean(place, folder):
     job.manager.close()
     copy = copied(place, folder)
     assert job.step == restored_by_tensorflow(copy)
-    assert needed(place, copy) == read_all(place).keys()
+    assert needed(copy) == read_all(place).keys()
     if place.url.startswith("s3://"):
         assert [] == uploads_under_way(place)
 

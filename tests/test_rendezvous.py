@@ -1,4 +1,4 @@
-"""How long anybody waits, what makes whom give up, and what it is told then: one step at a time, on a clock of its own.
+"""How a worker meets its leader, what makes it give up, and what it is told then: one step at a time.
 
 What these steps come to together is in test_crews.py.
 """
@@ -7,127 +7,23 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from support.places import Place, read_all
-from support.watched import Watched
+from support.meeting import TERM, TIMEOUT, URL, World, failure_of, member, plan
+from support.places import read_all
 
-from ckpt_remote.ballot import Failure, Part, Plan, decode_part
-from ckpt_remote.commit import STATE
-from ckpt_remote.directory import Directory
-from ckpt_remote.errors import ConflictError, CorruptError, IncompleteError, StoreError, UnknownOutcomeError
-from ckpt_remote.flow import run
-from ckpt_remote.origin import new_attempt, new_term
+from ckpt_remote.ballot import Failure, Part, decode_part
+from ckpt_remote.errors import ConflictError, CorruptError, StoreError, UnknownOutcomeError
+from ckpt_remote.origin import new_attempt
+from ckpt_remote.patience import Progress
 from ckpt_remote.probe import PLAN
-from ckpt_remote.rendezvous import (
-    AbandonedError,
-    DiffersError,
-    Member,
-    OccupiedError,
-    Progress,
-    SupersededError,
-    await_joins,
-    await_outcome,
-    find_plan,
-    gather,
-    join,
-    vote,
-    watch,
-)
-from ckpt_remote.state import encode_state
-from ckpt_remote.store import Policy, Retry
-from ckpt_remote.workers import Workers
+from ckpt_remote.rendezvous import await_outcome, find_plan, join, vote, watch
+from ckpt_remote.verdicts import AbandonedError, SupersededError
 
-URL = "s3://bucket/run"
-TERM = new_term()
-TIMEOUT = 100.0
 LOST = StoreError("no answer", transient=True)
-
-
-def plan(**named):
-    """The leader's plan of the first save of three workers."""
-    return Plan(**{
-        "status": "open", "session": "5e55", "job": "job", "ordinal": 1, "size": 3, "attempt": new_attempt(TERM, 1),
-        "path": "ckpt-1", "since": "", "state": "1d", **named,
-    })  # fmt: skip
-
-
-def member(rank=1, **named):
-    return Member(Workers(rank, 3, timeout=TIMEOUT, job="job"), URL, **{"ordinal": 1, **named})
-
-
-class World:
-    """A directory in memory, and a clock that only waiting moves.
-
-    Attributes:
-        events: What happens at which second.
-        looks: When the plan was read.
-        hand: Sees each request first.
-    """
-
-    def __init__(self):
-        self.place, self.now, self.events, self.looks = Place.in_memory(), 0.0, [], []
-        self.hand = lambda asked, perform: perform()
-        self.store = Watched(self.place.store(), self._through)
-
-    def _through(self, asked, perform):
-        if asked.keys == (PLAN,) and asked.verb == "read":
-            self.looks.append(self.now)
-        return self.hand(asked, perform)
-
-    def _sleep(self, seconds):
-        self.now += seconds
-        for event in [event for event in self.events if event[0] <= self.now]:
-            self.events.remove(event)
-            event[1]()
-
-    def run(self, flow):
-        policy = Policy(attempts=2, first_delay=0.0, longest_delay=0.0)
-        return run(flow, self.store, Retry(policy, clock=lambda: self.now, sleep=self._sleep))
-
-    def put(self, key, data):
-        self.place.store().put(key, [data], "overwrite")
-
-    def show(self, plan):
-        self.put(PLAN, plan.encode())
-
-    def at(self, second, call, *arguments):
-        self.events.append((second, lambda: call(*arguments)))
-
-    def remove(self, key):
-        self.place.store().delete([key])
-
-    def claim(self, times=1):
-        """Somebody claims the directory so often, and saves nothing."""
-        for _ in range(times):
-            known = Directory(URL)
-            for flow in (known.load(), known.claim("ckpt")):
-                run(flow, self.place.store(), Retry())
-        return known
-
-    def commit(self, plan, *later):
-        """The state says that the attempt is visible, and what was written since."""
-        known = self.claim()
-        *before, last = (plan.state, *later)
-        record = replace(known._record, write_id=last, lineage=tuple(before))
-        self.put(STATE, encode_state(replace(known._state, record=record)))
-
-    def vote(self, plan, rank, part=None, by=None):
-        """A worker joins, and votes if it is said what."""
-        by = by or new_attempt(TERM, 1)
-        self.put(plan.key("join", rank), by.seal(plan.key("join", rank)))
-        if part is not None:
-            self.put(plan.key("part", rank), part.encode() + by.seal(plan.key("part", rank)))
-        return by
 
 
 @pytest.fixture
 def world():
     return World()
-
-
-def failure_of(world, flow):
-    with pytest.raises(AbandonedError) as raised:
-        world.run(flow)
-    return raised.value.failure
 
 
 # Finding the plan.
@@ -179,7 +75,7 @@ def test_who_looks_for_a_plan_looks_less_and_less_often_and_at_least_every_secon
     assert 0.1 > pauses[0]
     assert sorted(pauses) == pytest.approx(pauses)
     assert 1.0 == pytest.approx(max(pauses))
-    assert TIMEOUT < len(world.looks) < TIMEOUT + 15
+    assert TIMEOUT < len(world.looks) < TIMEOUT + 40
 
 
 def test_a_leader_that_does_not_come_is_given_up_after_the_timeout(world):
@@ -502,146 +398,3 @@ def test_a_store_that_never_answers_leaves_the_outcome_unknown_and_is_the_cause(
 
 def failing_everything(asked, perform):
     raise LOST
-
-
-# Gathering votes.
-
-
-def gathering(shown, progress=None, present=None):
-    if progress is None:
-        progress = Progress()
-        progress.finish(1.0)
-    return gather(shown, progress, timeout=TIMEOUT, present=set() if present is None else present, url=URL)
-
-
-def test_the_leader_has_everybodys_vote_and_knows_whose_seals_they_have(world):
-    shown = plan()
-    first = world.vote(shown, 1, Part(index=b"1"))
-    second = new_attempt(TERM, 1)
-    world.at(30.0, world.vote, shown, 2, Part(index=b"2"), second)
-
-    assert {1: (Part(index=b"1"), first), 2: (Part(index=b"2"), second)} == world.run(gathering(shown))
-    assert 30 <= world.now < 31.5
-
-
-@pytest.mark.parametrize(
-    ("part", "error"),
-    [
-        (Part(is_occupied=True), OccupiedError),
-        (Part(manifest=b"what I have"), DiffersError),
-        (Part(failure=Failure("StoreError", "Worker 2: no room")), AbandonedError),
-    ],
-    ids=["occupied", "differs", "failed"],
-)
-def test_one_no_ends_it_at_once_whoever_is_missing(world, part, error):
-    shown = plan()
-    world.at(3.0, world.vote, shown, 2, part)
-    with pytest.raises(error) as raised:
-        world.run(gathering(shown))
-
-    assert world.now < 5
-    assert part.failure == getattr(raised.value, "failure", None)
-
-
-def test_a_worker_that_is_asked_what_it_has_may_say_it(world):
-    shown = plan(status="asking")
-    for rank in (1, 2):
-        world.vote(shown, rank, Part(manifest=b"what I have"))
-
-    assert {1, 2} == set(world.run(gathering(shown)))
-
-
-def test_who_has_not_joined_in_time_is_named_as_one_who_has_not_come(world):
-    shown = plan()
-    world.vote(shown, 1, Part())
-    failure = failure_of(world, gathering(shown))
-
-    assert TIMEOUT < world.now < TIMEOUT + 2
-    assert "IncompleteError" == failure.kind
-    assert "worker 2 of 3 has not come in time" in failure.message
-
-
-def test_the_leader_remembers_who_has_joined(world):
-    shown, present = plan(), set()
-    world.vote(shown, 1)
-    failure_of(world, gathering(shown, present=present))
-
-    assert {1} == present
-
-
-def test_who_has_joined_is_given_three_times_what_the_leaders_own_share_took_beside_the_timeout(world):
-    shown, progress = plan(), Progress()
-    world.vote(shown, 1, Part())
-    world.vote(shown, 2)
-    world.at(500.0, progress.finish, 500.0)
-    failure = failure_of(world, gathering(shown, progress))
-
-    assert 500 + TIMEOUT + 1500 < world.now < 500 + TIMEOUT + 1500 + 3
-    assert "worker 2 of 3 has begun its share and not finished it in time" in failure.message
-
-
-def test_while_the_leaders_own_share_goes_up_nobody_who_has_joined_is_given_up(world):
-    shown, progress = plan(), Progress()
-    for rank in (1, 2):
-        by = world.vote(shown, rank)
-        world.at(20 * TIMEOUT, world.vote, shown, rank, Part(), by)
-
-    assert {1, 2} == set(world.run(gathering(shown, progress)))
-
-
-def test_when_the_leaders_own_share_has_failed_nobody_is_waited_for(world):
-    shown, progress = plan(), Progress()
-    world.at(5.0, progress.call_off)
-    world.run(gathering(shown, progress))
-
-    assert world.now < 7
-
-
-def test_a_vote_by_another_than_who_joined_is_told(world):
-    shown = plan()
-    world.vote(shown, 1, Part())
-    world.put(shown.key("join", 1), new_attempt(TERM, 1).seal(shown.key("join", 1)))
-
-    assert "Two processes act as worker 1" in failure_of(world, gathering(shown)).message
-
-
-def test_the_leader_looks_only_for_what_is_missing(world):
-    shown, asked = plan(), []
-    world.vote(shown, 1, Part())
-    by = world.vote(shown, 2)
-    world.at(50.0, world.vote, shown, 2, Part(), by)
-
-    def note(request, perform):
-        asked.extend(request.keys)
-        return perform()
-
-    world.hand = note
-    world.run(gathering(shown))
-    once = [shown.key("join", 1), shown.key("join", 2), shown.key("part", 1)]
-    assert [1, 1, 1] == [asked.count(key) for key in once]
-    assert asked.count(shown.key("part", 2)) > 10
-
-
-# Telling everybody that nothing comes of it.
-
-
-def test_who_is_missing_is_waited_for_until_all_have_heard(world):
-    shown, present = plan(), {1}
-    world.at(30.0, world.vote, shown, 2)
-    world.run(await_joins(shown, timeout=TIMEOUT, present=present))
-
-    assert {1, 2} == present
-    assert 30 <= world.now < 33
-
-
-def test_who_never_comes_is_not_waited_for_longer_than_the_timeout(world):
-    present = {1}
-    world.run(await_joins(plan(), timeout=TIMEOUT, present=present))
-
-    assert {1} == present
-    assert TIMEOUT < world.now < TIMEOUT + 2
-
-
-def test_what_ends_an_attempt_says_why():
-    assert "because" == str(AbandonedError(Failure("ValueError", "because")))
-    assert isinstance(AbandonedError(Failure("Nobody", "x")).failure.error(URL), IncompleteError)

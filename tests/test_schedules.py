@@ -4,15 +4,15 @@
 """
 
 import dataclasses
-import logging
 import os
 from collections.abc import Callable
 
 import pytest
 from support import schedules
-from support.schedules import explore
+from support.exploration import explore, hunt
+from support.schedules import World
 
-from ckpt_remote import commit, directory, garbage
+from ckpt_remote import collector, commit, directory, garbage, ownership
 from ckpt_remote.errors import ConflictError, StoreError, UnknownOutcomeError
 from ckpt_remote.flow import Delete, Get, Put
 from ckpt_remote.state import encode_state
@@ -21,18 +21,10 @@ SCHEDULES = int(os.environ.get("CKPT_REMOTE_SCHEDULES", "2500"))
 MUTANT_SCHEDULES = 10_000
 
 
-@pytest.fixture(autouse=True)
-def _quiet():
-    """Thousands of failures on purpose would be thousands of warnings."""
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_no_schedule_breaks_a_promise(capsys):
-    outcome = explore(range(SCHEDULES))
+    outcome = explore(World, range(SCHEDULES))
     with capsys.disabled():
         print(f"\n{outcome}")
 
@@ -62,7 +54,7 @@ def the_state_is_overwritten(monkeypatch):
 
     real = commit.publish_state
     monkeypatch.setattr(commit, "publish_state", publish_state)
-    monkeypatch.setattr(directory, "publish_state", publish_state)
+    monkeypatch.setattr(ownership, "publish_state", publish_state)
 
 
 def a_conflict_is_believed(monkeypatch):
@@ -74,7 +66,7 @@ def a_conflict_is_believed(monkeypatch):
                 continue
 
     monkeypatch.setattr(commit, "publish_state", publish_state)
-    monkeypatch.setattr(directory, "publish_state", publish_state)
+    monkeypatch.setattr(ownership, "publish_state", publish_state)
 
 
 def the_unknown_is_taken_for_a_failure(monkeypatch):
@@ -106,7 +98,7 @@ def the_intention_to_replace_is_not_recorded(monkeypatch):
 
 def a_half_done_replacement_is_not_ended(monkeypatch):
     def nothing(self):
-        self._record = dataclasses.replace(self._record, replaced=None)
+        self._ownership.amend(replaced=None)
         return
         yield
 
@@ -145,12 +137,12 @@ def what_is_retired_is_deleted_before_the_state_says_so(monkeypatch):
 def garbage_is_deleted_without_a_record(monkeypatch):
     def hasty(self):
         yield from real(self)
-        for retired in self._noted:
+        for retired in self.noted:
             yield Delete((retired.index, *retired.data))
-        self._noted = ()
+        self.forget()
 
-    real = directory.Directory._note_garbage
-    monkeypatch.setattr(directory.Directory, "_note_garbage", hasty)
+    real = collector.Collector.note_garbage
+    monkeypatch.setattr(collector.Collector, "note_garbage", hasty)
 
 
 def what_has_no_seal_is_collected(monkeypatch):
@@ -165,8 +157,8 @@ def what_is_listed_is_collected(monkeypatch):
     def unlisted(prefixes, *, listed, **known):
         return (yield from real(prefixes, listed=(), **known))
 
-    real = directory.find_garbage
-    monkeypatch.setattr(directory, "find_garbage", unlisted)
+    real = collector.find_garbage
+    monkeypatch.setattr(collector, "find_garbage", unlisted)
 
 
 def an_index_is_put_back_byte_for_byte(monkeypatch):
@@ -188,9 +180,9 @@ def a_failed_save_takes_back_what_another_owns(monkeypatch):
 
 def a_claim_changes_nothing(monkeypatch):
     def idle(self, name):
-        if self._version is None:
+        if self._ownership.version is None:
             yield from real(self, name)
-        self._require_ownership()
+        self._ownership.require()
 
     real = directory.Directory.claim
     monkeypatch.setattr(directory.Directory, "claim", idle)
@@ -200,8 +192,8 @@ def the_highest_number_is_forgotten(monkeypatch):
     def forgetful(record, home, **changes):
         return dataclasses.replace(real(record, home, **changes), highest=0)
 
-    real = directory.follow_up
-    monkeypatch.setattr(directory, "follow_up", forgetful)
+    real = ownership.follow_up
+    monkeypatch.setattr(ownership, "follow_up", forgetful)
 
 
 def an_object_of_another_is_taken_for_ours(monkeypatch):
@@ -241,9 +233,7 @@ MUTANTS: list[Callable[[pytest.MonkeyPatch], None]] = [
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
 def test_without_any_one_of_its_rules_the_protocol_breaks(mutant, monkeypatch, capsys):
     mutant(monkeypatch)
-    outcome = explore(range(MUTANT_SCHEDULES), stop_at_first=True)
     with capsys.disabled():
-        found = outcome.violations[0][1] if outcome.violations else "ALIVE"
-        print(f"\n{mutant.__name__}: {outcome.schedules} schedules, then: {found[:150]}")
+        violations = hunt(mutant.__name__, World, MUTANT_SCHEDULES)
 
-    assert outcome.violations
+    assert violations

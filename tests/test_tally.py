@@ -27,10 +27,10 @@ from ckpt_remote.flow import Ends, run
 from ckpt_remote.layout import assign, comparable, manifest_of
 from ckpt_remote.origin import SEAL_SIZE, new_attempt, new_term
 from ckpt_remote.plan import Tensor
-from ckpt_remote.rendezvous import AbandonedError
 from ckpt_remote.store import Policy, Retry
 from ckpt_remote.tally import compare, graph_of, index_of, pack, verify
 from ckpt_remote.upload import upload_shards
+from ckpt_remote.verdicts import AbandonedError
 
 FLOAT, INT8 = 1, 6
 TERM = new_term()

@@ -34,8 +34,8 @@ GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 @pytest.fixture(autouse=True)
 def _brisk(monkeypatch):
     """Nobody looks less often than every 20 ms."""
-    monkeypatch.setattr("ckpt_remote.rendezvous._FIRST_PAUSE", 0.005)
-    monkeypatch.setattr("ckpt_remote.rendezvous._LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr("ckpt_remote.patience._FIRST_PAUSE", 0.005)
+    monkeypatch.setattr("ckpt_remote.patience._LONGEST_PAUSE", 0.02)
 
 
 @pytest.fixture(params=["memory", "ministack"])

@@ -10,7 +10,17 @@ Decodes what merging needs: of an attribute's fields, for one, name and key.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ckpt_remote.bundle.wire import CONTINUES, encode_varint, read_varint
+from ckpt_remote.bundle.wire import (
+    BYTES,
+    CONTINUES,
+    FIXED32,
+    FIXED64,
+    VARINT,
+    encode_chunk,
+    encode_number,
+    make_tag,
+    read_varint,
+)
 from ckpt_remote.errors import CorruptError
 
 __all__ = [
@@ -25,30 +35,27 @@ __all__ = [
     "encode_slot",
 ]
 
-# Wire types, and the tags of the fields: a field's number, then three bits of wire type.
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-
-NODE = 1 << 3 | _BYTES
+NODE = make_tag(1, BYTES)
 """The tag of a graph's nodes."""
 
-_CHILD = 1 << 3 | _BYTES
-_ATTRIBUTE = 2 << 3 | _BYTES
-_SLOT = 3 << 3 | _BYTES
-_SAVER = 4 << 3 | _BYTES
-_HAS_VALUES = 5 << 3 | _BYTES
+_CHILD = make_tag(1, BYTES)
+_ATTRIBUTE = make_tag(2, BYTES)
+_SLOT = make_tag(3, BYTES)
+_SAVER = make_tag(4, BYTES)
+_HAS_VALUES = make_tag(5, BYTES)
 
-_CHILD_NODE = 1 << 3 | _VARINT
-_CHILD_NAME = 2 << 3 | _BYTES
-_ATTRIBUTE_NAME = 1 << 3 | _BYTES
-_CHECKPOINT_KEY = 3 << 3 | _BYTES
-_SLOT_VARIABLE = 1 << 3 | _VARINT
-_SLOT_NAME = 2 << 3 | _BYTES
-_SLOT_NODE = 3 << 3 | _VARINT
-_SAVER_NAME = 1 << 3 | _BYTES
-_SAVER_OBJECT = 2 << 3 | _BYTES
-_TRUTH = 1 << 3 | _VARINT
+_CHILD_NODE = make_tag(1, VARINT)
+_CHILD_NAME = make_tag(2, BYTES)
+_ATTRIBUTE_NAME = make_tag(1, BYTES)
+_CHECKPOINT_KEY = make_tag(3, BYTES)
+_SLOT_VARIABLE = make_tag(1, VARINT)
+_SLOT_NAME = make_tag(2, BYTES)
+_SLOT_NODE = make_tag(3, VARINT)
+_SAVER_NAME = make_tag(1, BYTES)
+_SAVER_OBJECT = make_tag(2, BYTES)
+_TRUTH = make_tag(1, VARINT)
 
-_TRUE = encode_varint(_TRUTH) + encode_varint(1)
+_TRUE = encode_number(_TRUTH, 1)
 
 # Tag, number (of a chunk its length), chunk, and the whole field as it stands.
 _Field = tuple[int, int, bytes, bytes]
@@ -159,31 +166,27 @@ def _join(origins: Mapping[int, tuple[int, str]], node: int) -> str:
 
 def encode_node(content: bytes) -> bytes:
     """Return the field of a node with these fields."""
-    return _chunk(NODE, content)
+    return encode_chunk(NODE, content)
 
 
 def encode_child(node: int, rest: bytes) -> bytes:
     """Return the field of a reference to a child, of its node and its other fields."""
-    return _chunk(_CHILD, _number(_CHILD_NODE, node) + rest)
+    return encode_chunk(_CHILD, _number(_CHILD_NODE, node) + rest)
 
 
 def encode_slot(variable: int, rest: bytes, node: int) -> bytes:
     """Return the field of a reference to a slot variable, of the nodes and the other fields."""
-    return _chunk(_SLOT, _number(_SLOT_VARIABLE, variable) + rest + _number(_SLOT_NODE, node))
+    return encode_chunk(_SLOT, _number(_SLOT_VARIABLE, variable) + rest + _number(_SLOT_NODE, node))
 
 
 def encode_has_values(*, value: bool) -> bytes:
     """Return the field that says whether an object has values; behind another it prevails if true."""
-    return _chunk(_HAS_VALUES, _TRUE if value else b"")
-
-
-def _chunk(tag: int, value: bytes) -> bytes:
-    return encode_varint(tag) + encode_varint(len(value)) + value
+    return encode_chunk(_HAS_VALUES, _TRUE if value else b"")
 
 
 def _number(tag: int, value: int) -> bytes:
     # protobuf omits fields that are zero.
-    return encode_varint(tag) + encode_varint(value) if value else b""
+    return encode_number(tag, value) if value else b""
 
 
 def _decode_node(data: bytes, numbers: range, twins: list[tuple[int, int]]) -> Node:
@@ -270,16 +273,16 @@ def _read_fields(data: bytes) -> list[_Field]:
                 tag, position = read_varint(data, start)
             number, chunk = 0, b""
             wire_type = tag & 7
-            if wire_type in (_VARINT, _BYTES):
+            if wire_type in (VARINT, BYTES):
                 number = data[position]
                 position += 1
                 if number >= CONTINUES:
                     number, position = read_varint(data, position - 1)
-                if wire_type == _BYTES:
+                if wire_type == BYTES:
                     chunk = data[position : position + number]
                     position += number
-            elif wire_type in (_FIXED32, _FIXED64):
-                position += 4 if wire_type == _FIXED32 else 8
+            elif wire_type in (FIXED32, FIXED64):
+                position += 4 if wire_type == FIXED32 else 8
             else:
                 raise CorruptError(f"it has a field of wire type {wire_type}")
             fields.append((tag, number, chunk, data[start:position]))

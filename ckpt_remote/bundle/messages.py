@@ -13,7 +13,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ckpt_remote.bundle.slices import FULL, Extent, TensorSlice
-from ckpt_remote.bundle.wire import CONTINUES, MAX_RANK, encode_varint, read_varint
+from ckpt_remote.bundle.wire import (
+    BYTES,
+    CONTINUES,
+    FIXED32,
+    FIXED64,
+    MAX_RANK,
+    VARINT,
+    encode_chunk,
+    encode_number,
+    encode_varint,
+    make_tag,
+    read_varint,
+)
 from ckpt_remote.errors import CorruptError, UnsupportedError
 
 __all__ = [
@@ -27,34 +39,32 @@ __all__ = [
     "encode_header",
 ]
 
-# Wire types, and the tags of the fields: a field's number, then three bits of wire type.
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_NUM_SHARDS = make_tag(1, VARINT)
+_ENDIANNESS = make_tag(2, VARINT)
+_VERSION = make_tag(3, BYTES)
+_WRITE_ID = make_tag(0x636B70, BYTES)  # "ckp": far from any number that tensor_bundle.proto may ever use
+_FILE = make_tag(0x636B71, BYTES)
 
-_NUM_SHARDS = 1 << 3 | _VARINT
-_ENDIANNESS = 2 << 3 | _VARINT
-_VERSION = 3 << 3 | _BYTES
-_WRITE_ID = 0x636B70 << 3 | _BYTES  # "ckp": far from any number that tensor_bundle.proto may ever use
-_FILE = 0x636B71 << 3 | _BYTES
+_PRODUCER = make_tag(1, VARINT)
+_MIN_CONSUMER = make_tag(2, VARINT)
 
-_PRODUCER = 1 << 3 | _VARINT
-_MIN_CONSUMER = 2 << 3 | _VARINT
+_DTYPE = make_tag(1, VARINT)
+_SHAPE = make_tag(2, BYTES)
+_SHARD = make_tag(3, VARINT)
+_OFFSET = make_tag(4, VARINT)
+_SIZE = make_tag(5, VARINT)
+_CRC32C = make_tag(6, FIXED32)
+_SLICE = make_tag(7, BYTES)
 
-_DTYPE = 1 << 3 | _VARINT
-_SHAPE = 2 << 3 | _BYTES
-_SHARD = 3 << 3 | _VARINT
-_OFFSET = 4 << 3 | _VARINT
-_SIZE = 5 << 3 | _VARINT
-_CRC32C = 6 << 3 | _FIXED32
-_SLICE = 7 << 3 | _BYTES
+_DIMENSION = make_tag(2, BYTES)
+_DIMENSION_SIZE = make_tag(1, VARINT)
+_UNKNOWN_RANK = make_tag(3, VARINT)
 
-_DIMENSION = 2 << 3 | _BYTES
-_DIMENSION_SIZE = 1 << 3 | _VARINT
-_UNKNOWN_RANK = 3 << 3 | _VARINT
+_EXTENT = make_tag(1, BYTES)
+_START = make_tag(1, VARINT)
+_LENGTH = make_tag(2, VARINT)
 
-_EXTENT = 1 << 3 | _BYTES
-_START = 1 << 3 | _VARINT
-_LENGTH = 2 << 3 | _VARINT
-
+_CRC32C_BEGINS = encode_varint(_CRC32C)
 _FORMAT = 1  # kTensorBundleVersion in tensor_bundle.cc: what every TensorFlow writes and accepts
 _BIG = 1
 _EVERYTHING = 2**64 - 1  # a length of -1 means the same as none
@@ -114,12 +124,12 @@ def encode_header(header: Header) -> bytes:
     write_id = header.write_id.encode()
     if len(write_id) > _MAX_WRITE_ID:
         raise ValueError(f"a write id has at most {_MAX_WRITE_ID} bytes, this one {len(write_id)}")
-    version = _number(_PRODUCER, _FORMAT)
+    version = encode_number(_PRODUCER, _FORMAT)
     return (
-        _number(_NUM_SHARDS, header.num_shards)
-        + _chunk(_VERSION, version)
-        + (_chunk(_WRITE_ID, write_id) if write_id else b"")
-        + b"".join(_chunk(_FILE, file.encode()) for file in header.files)
+        encode_number(_NUM_SHARDS, header.num_shards)
+        + encode_chunk(_VERSION, version)
+        + (encode_chunk(_WRITE_ID, write_id) if write_id else b"")
+        + b"".join(encode_chunk(_FILE, file.encode()) for file in header.files)
     )
 
 
@@ -173,16 +183,16 @@ def encode_entry(entry: Entry) -> bytes:
         ValueError: A number in it is negative or out of range.
     """
     # protobuf omits fields that are zero; a message is present even if empty.
-    parts = [_number(_DTYPE, entry.dtype), _chunk(_SHAPE, _encode_shape(entry.shape))]
+    parts = [encode_number(_DTYPE, entry.dtype), encode_chunk(_SHAPE, _encode_shape(entry.shape))]
     if entry.shard:
-        parts.append(_number(_SHARD, entry.shard))
+        parts.append(encode_number(_SHARD, entry.shard))
     if entry.offset:
-        parts.append(_number(_OFFSET, entry.offset))
+        parts.append(encode_number(_OFFSET, entry.offset))
     if entry.size:
-        parts.append(_number(_SIZE, entry.size))
+        parts.append(encode_number(_SIZE, entry.size))
     if entry.crc32c:
-        parts.append(_TAGS[_CRC32C] + entry.crc32c.to_bytes(4, "little"))
-    parts.extend(_chunk(_SLICE, _encode_slice(part)) for part in entry.slices)
+        parts.append(_CRC32C_BEGINS + entry.crc32c.to_bytes(4, "little"))
+    parts.extend(encode_chunk(_SLICE, _encode_slice(part)) for part in entry.slices)
     return b"".join(parts)
 
 
@@ -212,28 +222,10 @@ def decode_entry(data: bytes) -> Entry:
     )
 
 
-_TAGS = {
-    tag: encode_varint(tag)
-    for tag in (
-        *(_NUM_SHARDS, _VERSION, _WRITE_ID, _FILE, _PRODUCER),
-        *(_DTYPE, _SHAPE, _SHARD, _OFFSET, _SIZE, _CRC32C, _SLICE),
-        *(_DIMENSION, _DIMENSION_SIZE, _EXTENT, _START, _LENGTH),
-    )
-}
-
-
-def _number(tag: int, value: int) -> bytes:
-    return _TAGS[tag] + encode_varint(value)
-
-
-def _chunk(tag: int, value: bytes) -> bytes:
-    return _TAGS[tag] + encode_varint(len(value)) + value
-
-
 # A model has few shapes and many tensors: remembering them halves the time of an index.
 @lru_cache(maxsize=1024)
 def _encode_shape(shape: tuple[int, ...]) -> bytes:
-    return b"".join([_chunk(_DIMENSION, _number(_DIMENSION_SIZE, size) if size else b"") for size in shape])
+    return b"".join([encode_chunk(_DIMENSION, encode_number(_DIMENSION_SIZE, size) if size else b"") for size in shape])
 
 
 @lru_cache(maxsize=1024)
@@ -248,14 +240,14 @@ def _decode_shape(data: bytes) -> tuple[int, ...]:
 
 
 def _encode_slice(part: TensorSlice) -> bytes:
-    return b"".join(_chunk(_EXTENT, _encode_extent(extent)) for extent in part.extents)
+    return b"".join(encode_chunk(_EXTENT, _encode_extent(extent)) for extent in part.extents)
 
 
 def _encode_extent(extent: Extent) -> bytes:
     if extent.length is None:
         return b""
-    start = _number(_START, extent.start) if extent.start else b""
-    return start + _number(_LENGTH, extent.length)  # present even if zero: it stands in a `oneof`
+    start = encode_number(_START, extent.start) if extent.start else b""
+    return start + encode_number(_LENGTH, extent.length)  # present even if zero: it stands in a `oneof`
 
 
 def _decode_slice(data: bytes) -> TensorSlice:
@@ -288,20 +280,20 @@ def _decode(data: bytes) -> tuple[dict[int, int], list[tuple[int, bytes]]]:
             if tag >= CONTINUES:
                 tag, position = read_varint(data, position - 1)
             wire_type = tag & 7
-            if wire_type in (_VARINT, _BYTES):
+            if wire_type in (VARINT, BYTES):
                 value = data[position]
                 position += 1
                 if value >= CONTINUES:
                     value, position = read_varint(data, position - 1)
-                if wire_type == _VARINT:
+                if wire_type == VARINT:
                     numbers[tag] = value
                 else:
                     chunks.append((tag, data[position : position + value]))
                     position += value
-            elif wire_type == _FIXED32:
+            elif wire_type == FIXED32:
                 numbers[tag] = int.from_bytes(data[position : position + 4], "little")
                 position += 4
-            elif wire_type == _FIXED64:
+            elif wire_type == FIXED64:
                 position += 8
             else:
                 raise CorruptError(f"it has a field of wire type {wire_type}")

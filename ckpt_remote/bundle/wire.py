@@ -1,4 +1,4 @@
-"""What every part of the format is made of: varints, and errors that say where they happened.
+"""What every part of the format is made of: varints, the fields of messages, and errors that say where they happened.
 
 Promises: a varint of more than 64 bits is a `CorruptError`, found after ten bytes at most. Reading past the
 end is an `IndexError`, as for any sequence: the decoders catch it once, outside their loops.
@@ -10,10 +10,17 @@ from contextlib import contextmanager
 from ckpt_remote.errors import CorruptError, UnsupportedError
 
 __all__ = [
+    "BYTES",
     "CONTINUES",
+    "FIXED32",
+    "FIXED64",
     "INT64_MAX",
     "MAX_RANK",
+    "VARINT",
+    "encode_chunk",
+    "encode_number",
     "encode_varint",
+    "make_tag",
     "read_varint",
     "reading",
 ]
@@ -27,9 +34,13 @@ MAX_RANK = 254
 CONTINUES = 0x80
 """A varint's byte with this bit is followed by another. Decoders look before they call `read_varint`."""
 
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+"""Wire types: how long a field is. Its tag is its number, then three bits of wire type."""
+
 _PAYLOAD = 0x7F
 _UINT64_MAX = 2**64 - 1
 _LAST_SHIFT = 63
+_TAGS: dict[int, bytes] = {}  # as they are written
 _ONE_BYTE = tuple(bytes([value]) for value in range(CONTINUES))
 
 
@@ -49,6 +60,27 @@ def encode_varint(value: int) -> bytes:
         value >>= 7
     groups.append(value)
     return bytes(groups)
+
+
+def make_tag(number: int, wire_type: int) -> int:
+    """Return the tag of a field, which the encoders then know: messages have few fields, and an index a million."""
+    tag = number << 3 | wire_type
+    _TAGS[tag] = encode_varint(tag)
+    return tag
+
+
+def encode_number(tag: int, value: int) -> bytes:
+    """Return the field of a number, also if that is zero, which protobuf omits.
+
+    Raises:
+        ValueError: `value` is negative, or has more than 64 bits.
+    """
+    return _TAGS[tag] + encode_varint(value)
+
+
+def encode_chunk(tag: int, value: bytes) -> bytes:
+    """Return the field of a text, or of a message in a message."""
+    return _TAGS[tag] + encode_varint(len(value)) + value
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:

@@ -8,7 +8,6 @@ listings, deletions) is its subclass's: `obstore_s3`, `obstore_gcs`, `obstore_az
 """
 
 import abc
-import concurrent.futures
 import functools
 import os
 import re
@@ -23,6 +22,7 @@ from obstore import exceptions
 
 from ckpt_remote import errors
 from ckpt_remote.buffers import Buffer, total_size
+from ckpt_remote.parallel import Beside
 from ckpt_remote.store import deadline, diagnosis, faults, interface, urls
 
 __all__ = ["READ", "Account", "Look", "ObstoreStore"]
@@ -43,7 +43,6 @@ _MEBIBYTE = 1 << 20
 _SIZES = (64 * 1024, *(mebibytes * _MEBIBYTE for mebibytes in (1, 16, 128, 1024, 5 * 1024)))
 # Whole objects are read without knowing their size; they are indexes and states.
 READ = 16 * _MEBIBYTE
-_GLANCE = 0.5  # seconds
 _SECRETIVE = re.compile(r"[\n<?]")
 _SERVER_CODE = re.compile(r"<Code>(\w+)</Code>")
 
@@ -218,9 +217,11 @@ class ObstoreStore(interface.Store, Generic[_A]):
     ) -> _T:
         """The function's result, or what its failure means."""
         request = functools.partial(function, client.store, *arguments, **named)
+        # Ctrl-C arrives in the main thread: it ends the wait there, not the request.
+        interruptible = threading.current_thread() is threading.main_thread()
         start = time.monotonic()
         try:
-            answer = _interruptibly(request) if threading.current_thread() is threading.main_thread() else request()
+            answer = Beside(request, name="ckpt_remote-store").result() if interruptible else request()
         except (exceptions.BaseError, FileNotFoundError) as error:
             failure: Exception = error
         else:
@@ -307,22 +308,6 @@ class ObstoreStore(interface.Store, Generic[_A]):
 def _get(client: Any, path: str) -> tuple[bytes, Any]:
     result = obstore.get(client, path)
     return bytes(result.bytes()), result.meta
-
-
-def _interruptibly(function: Callable[[], _T]) -> _T:
-    """The function's result. Ctrl-C ends the wait, not the function."""
-    outcome: concurrent.futures.Future[_T] = concurrent.futures.Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - it is raised where the result is awaited
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, name="ckpt_remote-store", daemon=True).start()
-    while not outcome.done():  # a signal that arrives just before an endless wait would not end it
-        concurrent.futures.wait([outcome], timeout=_GLANCE)
-    return outcome.result()
 
 
 def _word(failure: Exception) -> str:

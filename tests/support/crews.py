@@ -16,14 +16,15 @@ from ckpt_remote.errors import CheckpointError, ConflictError, UnknownOutcomeErr
 from ckpt_remote.flow import Wait
 from ckpt_remote.follower import follow
 from ckpt_remote.leader import Leader, lead, take_down
+from ckpt_remote.patience import Progress
 from ckpt_remote.plan import Tensor
-from ckpt_remote.rendezvous import Member, Progress
+from ckpt_remote.rendezvous import Member
 from ckpt_remote.share import Save, Written
 from ckpt_remote.upload import Uploaded, create, take_back
 from ckpt_remote.workers import Workers
-from support.schedules import URL, Actor, BrokenPromiseError, Faults, Outcome, World
+from support.schedules import URL, Actor, BrokenPromiseError, Faults, World
 
-__all__ = ["Crews", "explore"]
+__all__ = ["Crews"]
 
 UINT8 = 4
 TIMEOUT = 40.0
@@ -221,20 +222,3 @@ class _Turns:
             self._go_on = partial(self._flow.throw, error)
         else:
             self._go_on = partial(self._flow.send, answer)
-
-
-def explore(seeds, *, stop_at_first=False, **arguments):
-    """Runs one world for each seed."""
-    outcome = Outcome()
-    for seed in seeds:
-        world = Crews(seed, **arguments)
-        try:
-            world.run()
-        except BrokenPromiseError as violation:
-            outcome.violations.append((seed, str(violation)))
-        outcome.schedules += 1
-        outcome.requests += world.requests
-        outcome.events.update(world.events)
-        if outcome.violations and stop_at_first:
-            break
-    return outcome

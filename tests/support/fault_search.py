@@ -128,7 +128,7 @@ def stage(*, genuine: bool, attempts: int, generations: bool = False) -> Iterato
     }
     if not genuine:
         replaced["ckpt_remote.manager.capture"] = trained.capture
-        for name in ("commit.decode_index", "commit.decode_state", "directory.decode_state", "reader.decode_index"):
+        for name in ("commit.decode_index", "commit.decode_state", "ownership.decode_state", "reader.decode_index"):
             replaced[f"ckpt_remote.{name}"] = _REMEMBERED[name.partition(".")[2]]
     with contextlib.ExitStack() as stack:
         for name, replacement in replaced.items():

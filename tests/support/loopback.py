@@ -1,8 +1,8 @@
 """An HTTP server of this process, on a free port of 127.0.0.1, for as long as a `with` block.
 
 Promises: it takes dozens of connections at once; when the block ends it neither takes nor answers requests,
-those on kept-alive connections included; a client that goes away is no event, any other failure of a handler
-is printed. The handler decides everything else.
+those on kept-alive connections included; no handler gets a part of a body; a client that goes away is no event, any
+other failure of a handler is printed. The handler decides everything else.
 """
 
 import contextlib
@@ -23,16 +23,32 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # head and body leave as two packets
 
     def body(self) -> bytes:
-        """The request's body, in one piece however it is sent."""
+        """The request's body, in one piece however it is sent.
+
+        Raises:
+            ConnectionError: The client went away before its end.
+        """
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            return self._read(int(self.headers.get("Content-Length") or 0))
         chunks = []
-        while size := int(self.rfile.readline().partition(b";")[0], 16):
-            chunks.append(self.rfile.read(size))
-            self.rfile.readline()
-        while self.rfile.readline().strip():
+        while size := int(self._line().partition(b";")[0], 16):
+            chunks.append(self._read(size))
+            self._line()
+        while self._line().strip():
             pass  # trailers
         return b"".join(chunks)
+
+    def _read(self, size: int) -> bytes:
+        data = self.rfile.read(size)
+        if len(data) < size:
+            raise ConnectionError(f"{len(data)} of {size} bytes came")
+        return data
+
+    def _line(self) -> bytes:
+        line = self.rfile.readline()
+        if not line.endswith(b"\n"):
+            raise ConnectionError(f"the last line ends after {line!r}")
+        return line
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's signature
         """Nothing: tests look at what the server recorded."""

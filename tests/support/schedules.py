@@ -24,7 +24,7 @@ from ckpt_remote.state import Retired, State, decode_state
 from ckpt_remote.store import Object, ObjectInfo, Version
 from ckpt_remote.upload import create
 
-__all__ = ["ATTEMPTS", "BrokenPromiseError", "Faults", "Outcome", "World", "explore"]
+__all__ = ["ATTEMPTS", "URL", "Actor", "BrokenPromiseError", "Faults", "Model", "World"]
 
 URL = "s3://bucket/run"
 ATTEMPTS = 4
@@ -534,36 +534,3 @@ class World:
         orphans = sorted(self.model.objects.keys() - used)
         if orphans:
             raise BrokenPromiseError(f"nobody needs {orphans}, and it is still there")
-
-
-@dataclass
-class Outcome:
-    """What many schedules came to."""
-
-    schedules: int = 0
-    requests: int = 0
-    violations: list = field(default_factory=list)
-    events: Counter = field(default_factory=Counter)
-
-    def __str__(self):
-        happened = ", ".join(f"{count:,} {event}" for event, count in sorted(self.events.items()) if count)
-        return (
-            f"{self.schedules:,} schedules, {self.requests:,} requests, {len(self.violations)} violations ({happened})"
-        )
-
-
-def explore(seeds, *, stop_at_first=False, **arguments):
-    """Runs one world for each seed."""
-    outcome = Outcome()
-    for seed in seeds:
-        world = World(seed, **arguments)
-        try:
-            world.run()
-        except BrokenPromiseError as violation:
-            outcome.violations.append((seed, str(violation)))
-        outcome.schedules += 1
-        outcome.requests += world.requests
-        outcome.events.update(world.events)
-        if outcome.violations and stop_at_first:
-            break
-    return outcome

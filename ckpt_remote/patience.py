@@ -1,0 +1,69 @@
+"""How long workers that save together wait: between two looks, and for each other.
+
+Promises: it decides nothing but when to look again and how long is long enough, and reads no clock.
+"""
+
+import threading
+import time
+
+__all__ = ["SLOWNESS", "Pauses", "Progress"]
+
+SLOWNESS = 3.0
+"""A share takes this many times as long as one's own before its worker is given up."""
+
+# Seconds between two looks: at first, and at most. Per worker that the leader looks at, a little more.
+_FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_A_WORKER = 0.05, 1.0, 0.004
+# In between, this part of what was waited.
+_PART = 0.1
+
+
+class Progress:
+    """How far a worker's own share is. Safe to ask from another thread."""
+
+    def __init__(self) -> None:
+        self._took: float | None = None
+        self._over = threading.Event()
+
+    def finish(self, seconds: float) -> None:
+        """Says that it is durable, and how many seconds that took."""
+        self._took = seconds
+        self._over.set()
+
+    def call_off(self) -> None:
+        """Says that it has failed."""
+        self.finish(float("inf"))
+
+    def sleep(self, seconds: float) -> None:
+        """Waits so long; while it goes up, no longer than that takes."""
+        if self.is_over:
+            time.sleep(seconds)
+        else:
+            self._over.wait(seconds)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is done for it any more."""
+        return self._took is not None
+
+    @property
+    def took(self) -> float | None:
+        """How many seconds it took; None while it goes up, infinity after it has failed."""
+        return self._took
+
+
+class Pauses:
+    """How long to wait between two looks: a small part of what was waited already, so that little time is lost.
+
+    Args:
+        workers: How many are looked at.
+    """
+
+    def __init__(self, workers: int = 0) -> None:
+        self._first = _FIRST_PAUSE + _PAUSE_A_WORKER * workers
+        self._waited = 0.0
+
+    def next(self) -> float:
+        """Seconds."""
+        pause = min(_LONGEST_PAUSE, max(self._first, _PART * self._waited))
+        self._waited += pause
+        return pause

@@ -1,0 +1,107 @@
+"""How the leader of a save by many workers learns who is there, and has everybody's vote.
+
+    gather         waits for the votes
+    await_joins    waits until everybody has at least heard
+
+Promises: it returns only with a vote of everybody, unless the leader's own share has failed; one vote against ends it
+at once, whoever is missing. Nothing is decided by a listing or a clock: time only says when to give up. A request is
+made only for what is missing. The others' side is `rendezvous`.
+"""
+
+from dataclasses import dataclass, field
+
+from ckpt_remote.ballot import Part, Plan, Votes, decode_join, decode_part
+from ckpt_remote.flow import Flow, GetAll, Wait
+from ckpt_remote.origin import Attempt
+from ckpt_remote.patience import SLOWNESS, Pauses, Progress
+from ckpt_remote.verdicts import AbandonedError, DiffersError, OccupiedError, twice, vanished
+
+__all__ = ["await_joins", "gather"]
+
+
+def gather(plan: Plan, progress: Progress, *, timeout: float, present: set[int], url: str) -> Flow[Votes]:
+    """Waits for everybody's vote.
+
+    Args:
+        plan: What they vote on.
+        progress: How far the leader's own share is.
+        timeout: Seconds after which a worker that gives no sign is given up.
+        present: Gets the ranks of those who have joined.
+        url: The directory, for messages.
+
+    Raises:
+        AbandonedError: A worker gave no sign in time, or has failed, or two processes act as one.
+        DiffersError: A worker has something else than it was taken to have.
+        OccupiedError: A worker found objects of other attempts in its way.
+        StoreError: The store kept failing.
+    """
+    roll = _Roll(plan, url)
+    pauses = Pauses(plan.size)
+    now: float = yield Wait(0.0)
+    begun, finished = now, None
+    while roll.missing and progress.took != float("inf"):
+        yield from roll.look()
+        present.update(roll.joined)
+        own = progress.took
+        if own is not None and finished is None:  # the others will not be long
+            finished = now
+            pauses = Pauses(plan.size)
+        for rank in roll.missing:
+            due = begun + timeout if rank not in roll.joined else None
+            if finished is not None and own is not None and rank in roll.joined:
+                due = finished + timeout + SLOWNESS * own
+            if due is not None and now > due:
+                raise vanished(rank, plan, url, joined=rank in roll.joined)
+        if roll.missing:
+            now = yield Wait(pauses.next())
+    return roll.parts
+
+
+def await_joins(plan: Plan, *, timeout: float, present: set[int]) -> Flow[None]:
+    """Waits until everybody has seen a plan, though nothing will come of it."""
+    pauses = Pauses(plan.size)
+    start: float = yield Wait(0.0)
+    now = start
+    while now - start <= timeout and len(present) < plan.size - 1:
+        absent = [rank for rank in range(1, plan.size) if rank not in present]
+        found = yield GetAll(tuple(plan.key("join", rank) for rank in absent))
+        present.update(rank for rank, join in zip(absent, found, strict=True) if join is not None)
+        now = yield Wait(pauses.next())
+
+
+@dataclass(slots=True)
+class _Roll:
+    """Who has joined, and who has voted."""
+
+    plan: Plan
+    url: str
+    joined: dict[int, Attempt] = field(default_factory=dict)
+    parts: dict[int, tuple[Part, Attempt]] = field(default_factory=dict)
+
+    @property
+    def missing(self) -> list[int]:
+        return [rank for rank in range(1, self.plan.size) if rank not in self.parts]
+
+    def look(self) -> Flow[None]:
+        """Reads what those who are missing have said since."""
+        keys = [(rank, self.plan.key("join", rank)) for rank in self.missing if rank not in self.joined]
+        found = (yield GetAll(tuple(key for _, key in keys))) if keys else ()
+        for (rank, key), read in zip(keys, found, strict=True):
+            if read is not None:
+                self.joined[rank] = decode_join(read.data, key, path=f"{self.url}/{key}")
+        keys = [(rank, self.plan.key("part", rank)) for rank in self.missing if rank in self.joined]
+        found = (yield GetAll(tuple(key for _, key in keys))) if keys else ()
+        for (rank, key), read in zip(keys, found, strict=True):
+            if read is not None:
+                self._count(rank, *decode_part(read.data, key, path=f"{self.url}/{key}"))
+
+    def _count(self, rank: int, part: Part, by: Attempt) -> None:
+        if by != self.joined[rank]:
+            raise twice(rank, self.url)
+        if part.is_occupied:
+            raise OccupiedError
+        if part.failure is not None:
+            raise AbandonedError(part.failure)
+        if part.manifest and self.plan.status == "open":
+            raise DiffersError
+        self.parts[rank] = part, by

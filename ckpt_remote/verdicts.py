@@ -1,0 +1,81 @@
+"""What ends an attempt at a save by many workers, when somebody else has said it, or nobody has come to say it.
+
+Promises: what the errors say is what all workers raise and read, with the next step. They never reach the caller of a
+save: `AbandonedError` carries what does.
+"""
+
+from ckpt_remote.ballot import Failure, Plan
+
+__all__ = [
+    "AbandonedError",
+    "DiffersError",
+    "OccupiedError",
+    "SupersededError",
+    "ToldError",
+    "incomplete",
+    "taken_over",
+    "twice",
+    "vanished",
+]
+
+
+class ToldError(Exception):
+    """Somebody else has said what ends this attempt."""
+
+
+class SupersededError(ToldError):
+    """The leader has begun another attempt at the same save."""
+
+
+class DiffersError(ToldError):
+    """A worker has something else than it was taken to have."""
+
+
+class OccupiedError(ToldError):
+    """Objects of other attempts are in the way of a worker's."""
+
+
+class AbandonedError(ToldError):
+    """Nothing will come of this save.
+
+    Args:
+        failure: Why.
+    """
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def taken_over(url: str) -> AbandonedError:
+    """Another job owns the directory; an index may name what the workers wrote."""
+    text = (
+        f"Cannot save to {url}: another job has taken it over; nothing of theirs was touched. Stop this job, or "
+        "restore, or make new managers on all workers, which continue from what is there."
+    )
+    return AbandonedError(Failure("ConflictError", text, keep=True))
+
+
+def incomplete(text: str) -> AbandonedError:
+    """The leader has not come, or has gone on; an index may name what the workers wrote."""
+    return AbandonedError(Failure("IncompleteError", text, keep=True))
+
+
+def twice(rank: int, url: str) -> AbandonedError:
+    """Two processes have the same rank."""
+    text = (
+        f"Two processes act as worker {rank} of those that save to {url}; nothing was published. Give each worker a "
+        "rank of its own, and make sure that no process of an earlier job is alive."
+    )
+    return AbandonedError(Failure("ConflictError", text))
+
+
+def vanished(rank: int, plan: Plan, url: str, *, joined: bool) -> AbandonedError:
+    """The leader waits for a worker no longer."""
+    what = "has begun its share and not finished it" if joined else "has not come"
+    text = (
+        f"Cannot save {url}/{plan.path}: worker {rank} of {plan.size} {what} in time, so nothing was published. See "
+        "whether it is alive. Every worker calls save() at the same steps, with the same directory; the next save may "
+        "pass."
+    )
+    return AbandonedError(Failure("IncompleteError", text))
