@@ -12,7 +12,9 @@ SLOWNESS = 3.0
 """A share takes this many times as long as one's own before its worker is given up."""
 
 # Seconds between two looks: at first, and at most. Per worker that the leader looks at, a little more.
-_FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_A_WORKER = 0.05, 1.0, 0.004
+_FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_A_WORKER = 0.02, 1.0, 0.002
+# At first while one's own share goes up: all are about as far, and when it is over the wait ends anyway.
+_BUSY_PAUSE = 0.2
 # In between, this part of what was waited.
 _PART = 0.1
 
@@ -56,10 +58,11 @@ class Pauses:
 
     Args:
         workers: How many are looked at.
+        busy: Whether one's own share goes up meanwhile.
     """
 
-    def __init__(self, workers: int = 0) -> None:
-        self._first = _FIRST_PAUSE + _PAUSE_A_WORKER * workers
+    def __init__(self, workers: int = 0, *, busy: bool = False) -> None:
+        self._first = (_BUSY_PAUSE if busy else _FIRST_PAUSE) + _PAUSE_A_WORKER * workers
         self._waited = 0.0
 
     def next(self) -> float:

@@ -159,7 +159,7 @@ def watch(plan: Plan, progress: Progress, url: str) -> Flow[None]:
         AbandonedError: Nothing will come of it.
         StoreError: The store kept failing.
     """
-    pauses = Pauses()
+    pauses = Pauses(busy=True)
     while not progress.is_over:
         current = yield from _look(url)
         if current is not None:

@@ -36,7 +36,7 @@ def gather(plan: Plan, progress: Progress, *, timeout: float, present: set[int],
         StoreError: The store kept failing.
     """
     roll = _Roll(plan, url)
-    pauses = Pauses(plan.size)
+    pauses = Pauses(plan.size, busy=True)
     now: float = yield Wait(0.0)
     begun, finished = now, None
     while roll.missing and progress.took != float("inf"):

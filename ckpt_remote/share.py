@@ -1,10 +1,10 @@
 """One worker's share of a checkpoint, and how it goes up while something else is looked after.
 
     share_of(plan, layout)
-    write_share(share, beside)
+    write_share(share, beside)            all at the same time:
     ├── upload_shards                     its data objects
     ├── the crc32c of what is compared    what other workers have, too, must be equal there
-    └── beside, on a thread               whatever the worker has to look at meanwhile, which may call it all off
+    └── beside                            whatever the worker has to look at meanwhile, which may call it all off
 
 Promises: when it raises, what it provably created has been taken back; when what goes on beside fails, the upload ends
 within a second, though requests may still be under way.
@@ -138,12 +138,14 @@ def write_share(
     progress = Progress()
     awake = replace(retry, sleep=progress.sleep)
     other = Beside(lambda: run(beside(progress), store, awake), name="ckpt_remote-beside")
+    checks = [partial(crc32c, tensor.data) for tensor in share.compared]
+    compare = partial(run_all, checks, threads=_THREADS, name="ckpt_remote-compare")
+    compared = Beside(compare, name="ckpt_remote-compare")
     try:
         uploaded = upload_shards(
             store, share.name, share.shards, attempt=share.attempt, retry=retry, exact=share.exact, check=other.check
         )
-        checks = [partial(crc32c, tensor.data) for tensor in share.compared]
-        checksums = run_all(checks, threads=_THREADS, name="ckpt_remote-compare", check=other.check)
+        checksums = compared.result()
     except BaseException:
         progress.call_off()
         raise

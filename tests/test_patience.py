@@ -9,15 +9,15 @@ import pytest
 from ckpt_remote.patience import Pauses, Progress
 
 
-def pauses(workers=0, count=100):
-    steps = Pauses(workers)
+def pauses(workers=0, count=100, **named):
+    steps = Pauses(workers, **named)
     return [steps.next() for _ in range(count)]
 
 
 def test_at_first_one_looks_soon_and_then_less_and_less_often_and_at_least_every_second():
     waits = pauses()
 
-    assert 0.05 == waits[0]
+    assert 0.02 == waits[0]
     assert sorted(waits) == waits
     assert 1.0 == waits[-1] == max(waits)
 
@@ -25,12 +25,16 @@ def test_at_first_one_looks_soon_and_then_less_and_less_often_and_at_least_every
 def test_a_look_comes_late_by_a_small_part_of_what_was_waited():
     waits = pauses()
     for pause, waited in zip(waits[1:], accumulate(waits), strict=False):
-        assert pause <= max(0.05, 0.11 * waited)
+        assert pause <= max(0.02, 0.11 * waited)
 
 
 def test_who_looks_at_many_workers_looks_less_often_at_first_and_as_often_at_last():
-    assert pytest.approx(0.05 + 0.004 * 64) == pauses(64)[0]
+    assert pytest.approx(0.02 + 0.002 * 64) == pauses(64)[0]
     assert 1.0 == pauses(64)[-1]
+
+
+def test_who_is_busy_looks_less_often():
+    assert 0.2 == pauses(busy=True)[0]
 
 
 def test_a_share_is_over_when_it_is_durable_or_has_failed():
