@@ -17,14 +17,14 @@ from typing import Any, TypeVar
 
 import tensorflow as tf
 
-from ckpt_remote.bundle import OBJECT_GRAPH, Header, Index, encode_index, index_name, tensor_key
+from ckpt_remote.bundle import OBJECT_GRAPH, Header, Index, encode_index, index_name, restrict_object_graph, tensor_key
 from ckpt_remote.commit import publish
 from ckpt_remote.directory import Target
 from ckpt_remote.errors import CheckpointError, StoreError, UnsupportedError
 from ckpt_remote.flow import run
 from ckpt_remote.plan import Shard, plan_shards, shard_size
 from ckpt_remote.pull import local_device
-from ckpt_remote.reader import Stored, fetch, open_checkpoint
+from ckpt_remote.reader import Stored, fetch, open_checkpoint, restrict
 from ckpt_remote.single_flight import fetch_once
 from ckpt_remote.staging import Folder, memory_directory
 from ckpt_remote.state import Retired
@@ -116,6 +116,12 @@ def _plan(snapshot: Snapshot) -> tuple[Shard, ...]:
     return tuple(shard for group in snapshot.groups for shard in plan_shards(group, limit))
 
 
+def _of_what_exists(checkpoint: tf.train.Checkpoint, graph: bytes) -> tuple[bytes, frozenset[str]]:
+    """Of an object graph, what it says of the objects that there are by now, and the keys of their values."""
+    _ = checkpoint.save_counter  # which a restore creates
+    return restrict_object_graph(graph, checkpoint, tf.train.TrackableView.children)
+
+
 class _HeldOptions(tf.train.CheckpointOptions):
     """Lives exactly as long as TensorFlow may still restore something from a local copy.
 
@@ -140,6 +146,7 @@ def restore(
     options: tf.train.CheckpointOptions | None,
     *,
     shared: bool = False,
+    existing_only: bool = False,
 ) -> Any:
     """Restores a checkpoint with TensorFlow's own machinery from a checked local copy.
 
@@ -152,6 +159,7 @@ def restore(
         options: The user's.
         shared: Whether other processes on this host may restore the same checkpoint at the same time, so that one copy
             is to serve all. Then the one that fetches it verifies the checksums, once for all.
+        existing_only: Whether to fetch only what there are objects for by now.
 
     Returns:
         TensorFlow's load status.
@@ -161,6 +169,8 @@ def restore(
         CorruptError: It is damaged.
     """
     stored = open_checkpoint(store, path)
+    if existing_only:
+        stored = restrict(stored, partial(_of_what_exists, checkpoint))
     if shared:
         folder: Folder = fetch_once(stored.url, stored.encoded, partial(_fetch, stored))
     else:
@@ -201,7 +211,7 @@ def _drop_superseded(checkpoint: tf.train.Checkpoint, index: Index) -> None:
 
 def _fetch(stored: Stored, kind: type[_F]) -> _F:
     """A checked local copy: in memory if there is room, or else on disk."""
-    memory = memory_directory(sum(stored.data.values()))
+    memory = memory_directory(stored.size)
     for parent in (memory, None) if memory else (None,):
         folder = kind(parent)
         try:

@@ -230,7 +230,11 @@ class CheckpointManager(tf.train.CheckpointManager):
             self._perform(self._known.claim(self._name))
 
     def restore(
-        self, path: str | os.PathLike[str] | None = None, options: tf.train.CheckpointOptions | None = None
+        self,
+        path: str | os.PathLike[str] | None = None,
+        options: tf.train.CheckpointOptions | None = None,
+        *,
+        existing_only: bool = False,
     ) -> Any:
         """Restores a checkpoint, the newest by default, which is looked up again.
 
@@ -240,6 +244,8 @@ class CheckpointManager(tf.train.CheckpointManager):
         Args:
             path: The URL of a checkpoint, in this directory or elsewhere.
             options: As for `tf.train.Checkpoint.restore`.
+            existing_only: Fetch what there are objects for now, and nothing else: a model without its optimizer, say.
+                Objects that are created later begin with their initial values.
 
         Returns:
             TensorFlow's load status; without any checkpoint that of `checkpoint.restore(None)`.
@@ -250,11 +256,11 @@ class CheckpointManager(tf.train.CheckpointManager):
         """
         if path is not None:
             store, name = self._locate(os.fspath(path))
-            return self._restore(store, name, options)
+            return self._restore(store, name, options, existing_only=existing_only)
         self._refresh()
         while self._known.latest is not None:
             try:
-                return self._restore(self._store, self._known.latest, options)
+                return self._restore(self._store, self._known.latest, options, existing_only=existing_only)
             except CorruptError:
                 if not self._refresh():  # else a writer has retired or replaced it in the meantime
                     raise
@@ -295,8 +301,8 @@ class CheckpointManager(tf.train.CheckpointManager):
 
         Args:
             dry_run: Only list. If another process saves into the directory right now, what it has written so far is
-                listed,
-                too: to delete, this manager claims the directory, and then that save cannot be finished any more.
+                listed, too: to delete, this manager claims the directory, and then that save cannot be finished any
+                more.
 
         Returns:
             The URLs of what is to be deleted, or was.
@@ -352,10 +358,14 @@ class CheckpointManager(tf.train.CheckpointManager):
             self._store.require_container()
         return changed
 
-    def _restore(self, store: Store, path: str, options: tf.train.CheckpointOptions | None) -> Any:
+    def _restore(
+        self, store: Store, path: str, options: tf.train.CheckpointOptions | None, *, existing_only: bool = False
+    ) -> Any:
         """Restores a checkpoint; one that the state lists, and that is not there, is damaged."""
         try:
-            return restore(self._target, store, path, options, shared=self._workers.size > 1)
+            return restore(
+                self._target, store, path, options, shared=self._workers.size > 1, existing_only=existing_only
+            )
         except NotFoundError as error:
             if store is not self._store or path not in self._newest_first():
                 raise

@@ -1,6 +1,7 @@
 """Read checkpoints: what is in one, and all of it into a local folder, in parallel.
 
     open_checkpoint(store, path)      <path>.index, read whole and checked
+    restrict(stored, restriction)     what a program has objects for, and nothing else
     fetch(stored, folder)
     └── each data object in ranges, many at a time, written at their place in a local file
         └── then the checksum of every tensor, from that file, before TensorFlow sees it
@@ -11,29 +12,39 @@ raises; memory is bounded by the ranges in flight. It needs no TensorFlow.
 
 import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from ckpt_remote.buffers import byte_view
 from ckpt_remote.bundle import (
+    OBJECT_GRAPH,
     Entry,
     Index,
     decode_index,
     decode_slice_key,
+    decode_strings,
+    encode_index,
+    encode_strings,
     index_name,
     is_intact,
     is_slice_key,
+    owner_of,
     shard_name,
+    tensor_key,
     tensor_name,
 )
 from ckpt_remote.errors import CorruptError, NotFoundError
 from ckpt_remote.parallel import run_all
 from ckpt_remote.store import Store
 
-__all__ = ["Stored", "fetch", "open_checkpoint"]
+__all__ = ["Stored", "fetch", "open_checkpoint", "restrict"]
 
+_GRAPH = tensor_key(OBJECT_GRAPH)
+# Bytes that nobody wants are fetched along rather than pay for another request.
+_GAP = 256 * 2**10
 _RANGE = 8 * 2**20
 _STREAMS = 16
 
@@ -46,13 +57,16 @@ class Stored:
         store: The directory that it is in.
         path: Its prefix in there.
         index: What is in it.
-        encoded: The index as it was read.
+        encoded: The index as the local copy gets it.
+        graph: What the local copy gets behind the end of a data object, and the key of that: an object graph that
+            says what of the checkpoint is wanted.
     """
 
     store: Store
     path: str
     index: Index
     encoded: bytes
+    graph: tuple[str, bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -60,14 +74,19 @@ class Stored:
         return self.store.url_of(self.path)
 
     @property
-    def data(self) -> dict[str, int]:
-        """The key of each data object that holds something, and how many bytes of it are used."""
-        sizes: dict[int, int] = {}
+    def data(self) -> dict[str, list[range]]:
+        """The key of each data object that holds something, and which bytes of it, in their order."""
+        spans: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for entry in self.index.entries.values():
             if not entry.slices:
-                sizes[entry.shard] = max(sizes.get(entry.shard, 0), entry.offset + entry.size)
+                spans[entry.shard].append((entry.offset, entry.offset + entry.size))
         count = self.index.header.num_shards
-        return {shard_name(self.path, shard, count): sizes[shard] for shard in sorted(sizes)}
+        return {shard_name(self.path, shard, count): _joined(spans[shard]) for shard in sorted(spans)}
+
+    @property
+    def size(self) -> int:
+        """How many bytes of data there are to fetch."""
+        return sum(span.stop - span.start for spans in self.data.values() for span in spans)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -95,6 +114,30 @@ def open_checkpoint(store: Store, path: str) -> Stored:
     return Stored(store=store, path=path, index=decode_index(encoded, path=store.url_of(key)), encoded=encoded)
 
 
+def restrict(stored: Stored, restriction: Callable[[bytes], tuple[bytes, Container[str]]]) -> Stored:
+    """The part of a checkpoint that is wanted; all of a name-based one, as only TensorFlow knows which names it wants.
+
+    Args:
+        stored: The checkpoint.
+        restriction: Given the object graph, returns one that says what is wanted, and the owners of that.
+
+    Raises:
+        CorruptError: The object graph is missing or damaged.
+    """
+    entry = stored.index.entries.get(_GRAPH)
+    if entry is None:
+        return stored
+    graph, owners = restriction(_read_graph(stored, entry))
+    entries = {key: entry for key, entry in stored.index.entries.items() if owner_of(_name(key)) in owners}
+    part = replace(stored, index=Index(stored.index.header, entries))
+    host = shard_name(stored.path, entry.shard, stored.index.header.num_shards)
+    data, checksum = encode_strings([graph])
+    spans = part.data.get(host)
+    graph_entry = replace(entry, offset=spans[-1].stop if spans else 0, size=len(data), crc32c=checksum)
+    index = Index(stored.index.header, dict(sorted({**entries, _GRAPH: graph_entry}.items())))
+    return replace(part, encoded=encode_index(index), graph=(host, data))
+
+
 def fetch(stored: Stored, folder: Path) -> Path:
     """Copies a checkpoint into an empty local folder, checked.
 
@@ -108,17 +151,14 @@ def fetch(stored: Stored, folder: Path) -> Path:
     prefix.with_name(index_name(prefix.name)).write_bytes(stored.encoded)
     local = {key: folder / key.rpartition("/")[2] for key in stored.data}
     # The end of every object first: an index that promises more than is there costs neither time nor space.
-    starts = {key: max(0, size - 1) // _RANGE * _RANGE for key, size in stored.data.items()}
-    _all(
-        partial(_fetch_range, stored.store, key, starts[key], size - starts[key], local[key])
-        for key, size in stored.data.items()
-    )
-    for key, size in stored.data.items():
-        _allocate(local[key], size)
+    ends = {key: _end_of(spans[-1]) for key, spans in stored.data.items()}
+    _all(partial(_fetch_range, stored.store, key, end, local[key]) for key, end in ends.items())
+    for key, spans in stored.data.items():
+        _allocate(local[key], spans)
     rest = (
-        partial(_fetch_range, stored.store, key, start, _RANGE, local[key])
-        for key in stored.data
-        for start in range(0, starts[key], _RANGE)
+        partial(_fetch_range, stored.store, key, piece, local[key])
+        for key, spans in stored.data.items()
+        for piece in _cut(spans, ends[key].start)
     )
     files = (
         partial(_fetch_file, stored.store, key, Path(f"{prefix}{key.removeprefix(stored.path)}"))
@@ -126,16 +166,64 @@ def fetch(stored: Stored, folder: Path) -> Path:
     )
     _all((*rest, *files))
     _all(partial(_verify_shard, *shard) for shard in _shards(stored, folder))
+    if stored.graph is not None:
+        host, data = stored.graph
+        with (folder / host.rpartition("/")[2]).open("ab") as file:
+            file.write(data)
     return prefix
+
+
+def _joined(spans: list[tuple[int, int]]) -> list[range]:
+    """Spans in their order, as few as make sense."""
+    joined: list[range] = []
+    for start, stop in sorted(spans):
+        if joined and start <= joined[-1].stop + _GAP:
+            joined[-1] = range(joined[-1].start, max(joined[-1].stop, stop))
+        else:
+            joined.append(range(start, stop))
+    return joined
+
+
+def _end_of(span: range) -> range:
+    """Its last piece that one request asks for."""
+    return range(span.start + max(0, span.stop - span.start - 1) // _RANGE * _RANGE, span.stop)
+
+
+def _cut(spans: Sequence[range], end: int) -> Iterator[range]:
+    """The pieces before `end` that one request each asks for."""
+    for span in spans:
+        stop = min(span.stop, end)
+        for start in range(span.start, stop, _RANGE):
+            yield range(start, min(start + _RANGE, stop))
+
+
+def _name(key: bytes) -> str:
+    return decode_slice_key(key)[0] if is_slice_key(key) else tensor_name(key)
+
+
+def _read_graph(stored: Stored, entry: Entry) -> bytes:
+    key = shard_name(stored.path, entry.shard, stored.index.header.num_shards)
+    url = stored.store.url_of(key)
+    try:
+        data = stored.store.read_range(key, entry.offset, entry.size)
+    except NotFoundError as error:
+        raise _missing(url) from error
+    try:
+        return decode_strings(data, 1, entry.crc32c)[0]
+    except CorruptError as error:
+        raise CorruptError(
+            f"{url} is damaged: {OBJECT_GRAPH!r}: {error}; nothing was restored. Restore an older checkpoint.", path=url
+        ) from error
 
 
 def _all(tasks: Iterable[Callable[[], None]]) -> None:
     run_all(list(tasks), threads=_STREAMS, name="ckpt_remote-fetch")
 
 
-def _fetch_range(store: Store, key: str, start: int, size: int, local: Path) -> None:
+def _fetch_range(store: Store, key: str, span: range, local: Path) -> None:
+    start = span.start
     try:
-        data = store.read_range(key, start, size)
+        data = store.read_range(key, start, len(span))
     except NotFoundError as error:
         raise _missing(store.url_of(key)) from error
     file = os.open(local, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -148,11 +236,12 @@ def _fetch_range(store: Store, key: str, start: int, size: int, local: Path) -> 
         os.close(file)
 
 
-def _allocate(local: Path, size: int) -> None:
+def _allocate(local: Path, spans: Sequence[range]) -> None:
     """Takes the room now, so that a full disk or memory shows before the transfer and not in the middle."""
-    if size and hasattr(os, "posix_fallocate"):  # macOS has none
+    if hasattr(os, "posix_fallocate"):  # macOS has none
         with local.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+            for span in filter(None, spans):
+                os.posix_fallocate(file.fileno(), span.start, len(span))
 
 
 def _fetch_file(store: Store, key: str, local: Path) -> None:
@@ -184,9 +273,8 @@ def _verify_shard(local: Path, entries: Sequence[tuple[bytes, Entry]], url: str)
         content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if size else memoryview(b"")
     for key, entry in entries:
         if not is_intact(entry, content[entry.offset : entry.offset + entry.size]):
-            name = decode_slice_key(key)[0] if is_slice_key(key) else tensor_name(key)
             raise CorruptError(
-                f"{url} is damaged: {name!r}, its {entry.size} bytes from {entry.offset} on, fail their checksum; "
-                "nothing was restored. Restore an older checkpoint.",
+                f"{url} is damaged: {_name(key)!r}, its {entry.size} bytes from {entry.offset} on, fail their "
+                "checksum; nothing was restored. Restore an older checkpoint.",
                 path=url,
             )

@@ -24,6 +24,7 @@ from ckpt_remote.bundle.messages import Entry, Header
 from ckpt_remote.bundle.object_graph import OBJECT_GRAPH, merge_object_graphs
 from ckpt_remote.bundle.ordered import decode_slice_key, is_slice_key, slice_key, tensor_key, tensor_name
 from ckpt_remote.bundle.reader import BundleReader
+from ckpt_remote.bundle.restriction import owner_of, restrict_object_graph
 from ckpt_remote.bundle.slices import Extent, TensorSlice, Tiling, parse_shape_and_slice
 from ckpt_remote.bundle.strings import decode_strings, encode_strings
 from ckpt_remote.bundle.verify import is_intact
@@ -59,8 +60,10 @@ __all__ = [
     "mask",
     "merge",
     "merge_object_graphs",
+    "owner_of",
     "parse_shape_and_slice",
     "parse_shard_name",
+    "restrict_object_graph",
     "shard_name",
     "slice_key",
     "tensor_entry",
