@@ -5,12 +5,15 @@ Promises: `save` returns when the checkpoint is visible to every reader; when it
 """
 
 import abc
+import contextlib
+import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from ckpt_remote.checkpoint import write
 from ckpt_remote.directory import Directory, Retention
-from ckpt_remote.errors import UnknownOutcomeError, UnsupportedError
+from ckpt_remote.errors import CheckpointError, UnknownOutcomeError, UnsupportedError
 from ckpt_remote.flow import Flow, run
 from ckpt_remote.follower import follow, refuse
 from ckpt_remote.leader import Leader, give_up, lead, take_down
@@ -23,6 +26,8 @@ from ckpt_remote.tap import Snapshot
 from ckpt_remote.workers import Workers
 
 __all__ = ["Crew", "crew_of"]
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -91,7 +96,9 @@ class _Owner(Crew):
     def may_have_landed(self, error: BaseException) -> bool:
         """As `Crew.may_have_landed`."""
         del error
-        return (self._before is not None and self.known.serial != self._before) or not self.known.doubts <= self._doubts
+        if self._before is None:  # it never came to publish anything
+            return False
+        return self.known.serial != self._before or not self.known.doubts <= self._doubts
 
 
 class Alone(_Owner):
@@ -117,7 +124,8 @@ class Leading(_Owner):
     def save(self, path: str, snapshot: Snapshot) -> int:
         """As `Crew.save`."""
         try:
-            save = Save(path=path, tensors=_tensors(snapshot), write=self._write)
+            tensors = _tensors(snapshot, partial(self.give_up, path))
+            save = Save(path=path, tensors=tensors, write=self._write)
             return self._perform(lead(self._leader, self.known, save, name=self.name, retention=self.retention))
         finally:
             self._before = self._leader.before
@@ -127,8 +135,9 @@ class Leading(_Owner):
         self._perform(give_up(self._leader, self.known, path, error, name=self.name))
 
     def close(self) -> None:
-        """As `Crew.close`."""
-        self._perform(take_down(self._leader))
+        """As `Crew.close`; who has yet to learn that a save has failed learns it from the plan, which stays."""
+        if not (self._leader.plan and self._leader.plan[0].failure):
+            self._perform(take_down(self._leader))
 
 
 class Following(Crew):
@@ -140,9 +149,12 @@ class Following(Crew):
 
     def save(self, path: str, snapshot: Snapshot) -> int:
         """As `Crew.save`."""
-        tensors = _tensors(snapshot)
+        tensors = _tensors(snapshot, partial(self.give_up, path))
         self._perform(follow(self._member, Save(path=path, tensors=tensors, write=self._write)))
-        self.refresh()
+        try:
+            self.refresh()
+        except CheckpointError as error:  # the checkpoint is visible all the same
+            _log.warning("What is in %s now could not be read: %s", self._store.url, error)
         return sum(tensor.size for tensor in tensors)
 
     def give_up(self, path: str, error: Exception) -> None:
@@ -172,8 +184,12 @@ def crew_of(workers: Workers, known: Directory, store: Store, retry: Retry, *, n
     return kind(workers, known, store, retry, name=name, retention=retention)
 
 
-def _tensors(snapshot: Snapshot) -> list[Tensor]:
+def _tensors(snapshot: Snapshot, refuse: Callable[[Exception], None]) -> list[Tensor]:
+    """What a worker has; where that cannot be saved together, the others are told."""
     if snapshot.whole_groups or snapshot.files:
         what = "side files of registered savers" if snapshot.files else "a sharding callback of your own"
-        raise UnsupportedError(f"Several workers cannot save {what} together. Leave it out, or save from one worker.")
+        error = UnsupportedError(f"Several workers cannot save {what} together. Leave it out, or save from one worker.")
+        with contextlib.suppress(CheckpointError):
+            refuse(error)
+        raise error
     return [tensor for group in snapshot.groups for tensor in group]

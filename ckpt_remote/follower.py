@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ckpt_remote.ballot import Failure, Part, Plan
 from ckpt_remote.bundle import encode_index
-from ckpt_remote.errors import ConflictError, UnknownOutcomeError
+from ckpt_remote.errors import ConflictError, StoreError
 from ckpt_remote.flow import Flow, Wait
 from ckpt_remote.layout import Manifest, assign, encode_manifest, manifest_of
 from ckpt_remote.origin import Attempt
@@ -119,12 +119,14 @@ class _Attempts:
         )
 
     def _conclude(self, plan: Plan, attempt: Attempt, part: Part, written: Written, took: float) -> Flow[None]:
+        # Whatever else goes wrong, the checkpoint may be made of it.
         try:
             yield from vote(plan, part, attempt, self.me)
             yield from await_outcome(plan, self.me, took=took)
-        except UnknownOutcomeError:  # it may be in use
+        except StoreError:  # then the vote was not cast
+            yield from take_back(written.uploaded.created)
             raise
-        except Exception as error:
-            if not (isinstance(error, AbandonedError) and error.failure.keep):
+        except ToldError as told:
+            if not (isinstance(told, AbandonedError) and told.failure.keep):
                 yield from take_back(written.uploaded.created)
             raise

@@ -40,7 +40,7 @@ from ckpt_remote.bundle import (
 from ckpt_remote.commit import publish
 from ckpt_remote.directory import Directory, Retention, Target
 from ckpt_remote.errors import CheckpointError, ConflictError, StoreError
-from ckpt_remote.flow import Delete, Flow, Get, Pause, Put, Remove
+from ckpt_remote.flow import Delete, Flow, Get, Pause, Put, Remove, Wait
 from ckpt_remote.layout import Identity, Manifest, assign, decode_manifest, manifest_of
 from ckpt_remote.origin import Attempt
 from ckpt_remote.patience import Progress
@@ -76,6 +76,7 @@ class Leader:
         url: The directory, for messages.
         session: Names this leader.
         ordinal: How often it has begun to save.
+        begun: When it last did.
         present: The ranks of those who have joined once.
         manifests: What each worker had at last.
         led: Of what the workers' copies have differed, so that only the leader's count.
@@ -88,6 +89,7 @@ class Leader:
     url: str
     session: str = field(default_factory=lambda: secrets.token_hex(8))
     ordinal: int = 0
+    begun: float = 0.0
     present: set[int] = field(default_factory=set)
     manifests: tuple[Manifest, ...] = ()
     led: frozenset[Identity] = frozenset()
@@ -114,6 +116,7 @@ def lead(me: Leader, known: Directory, save: Save, *, name: str, retention: Rete
         StoreError: The store kept failing, here or at a worker.
     """
     me.ordinal += 1
+    me.begun = yield Wait(0.0)
     me.before = None
     yield from known.claim(name)
     try:
@@ -131,6 +134,8 @@ def lead(me: Leader, known: Directory, save: Save, *, name: str, retention: Rete
 def give_up(me: Leader, known: Directory, path: str, error: Exception, *, name: str) -> Flow[None]:
     """Tells the others that this save has failed before it began."""
     me.ordinal += 1
+    me.begun = yield Wait(0.0)
+    me.before = None
     yield from known.claim(name)
     yield from _tell(me, known, path, Failure.of(error, "Worker 0: "))
 
@@ -285,13 +290,14 @@ def _ask(me: Leader, known: Directory, target: Target) -> Flow[tuple[Manifest, .
 
 def _tell(me: Leader, known: Directory, path: str, failure: Failure) -> Flow[None]:
     """Tells the others that nothing comes of it; who has never been here before is waited for."""
+    now: float = yield Wait(0.0)  # after a budget that is spent, another
     up = me.plan[0] if me.plan and me.plan[0].ordinal == me.ordinal else None
     plan = dataclasses.replace(up or _plan_for(me, known, path, known.attempt()), failure=failure)
     everybody = len(me.present) == me.workers.size - 1
     try:
         yield from _change(me, known, dataclasses.replace(plan, status="over" if everybody else "failed"))
         if not everybody:
-            yield from await_joins(plan, timeout=me.workers.timeout, present=me.present)
+            yield from await_joins(plan, timeout=me.begun + me.workers.timeout - now, present=me.present)
             yield from _change(me, known, dataclasses.replace(plan, status="over"))
     except CheckpointError as error:
         _log.info("The other workers could not be told that %s/%s was not saved: %s", me.url, path, error)

@@ -8,6 +8,7 @@
 What it promises is said at the class. Everything about bytes, stores and protocol is in the modules below.
 """
 
+import contextlib
 import dataclasses
 import inspect
 import logging
@@ -15,7 +16,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -32,7 +33,7 @@ from ckpt_remote.numbering import SaveCounter, as_integer
 from ckpt_remote.probe import CONTROL
 from ckpt_remote.progress import FellBack, Saved, emit
 from ckpt_remote.store import Retry, Store, open_store, split_url
-from ckpt_remote.tap import Snapshot, capture
+from ckpt_remote.tap import capture
 from ckpt_remote.workers import Workers
 
 __all__ = ["CheckpointManager"]
@@ -433,9 +434,11 @@ class CheckpointManager(tf.train.CheckpointManager):
         number = self._save_counter.advance()
         try:
             started = time.perf_counter()
-            path = f"{self._name}-{number if checkpoint_number is None else as_integer(checkpoint_number)}"
             self._crew.begin()
-            snapshot = self._capture(path, options)
+            with self._others_told(f"{self._name}-{number}"):
+                path = f"{self._name}-{number if checkpoint_number is None else as_integer(checkpoint_number)}"
+                # Before anything else: all workers take part in reading what is spread over them.
+                snapshot = capture(self._target, path.rpartition("/")[2], options)
             size = self._crew.save(path, snapshot)
         except BaseException as error:
             if self._crew.may_have_landed(error):
@@ -448,10 +451,11 @@ class CheckpointManager(tf.train.CheckpointManager):
         self._clean_up()
         return path
 
-    def _capture(self, path: str, options: tf.train.CheckpointOptions | None) -> Snapshot:
-        """Takes what is saved; before anything else, as all workers take part in reading what is spread over them."""
+    @contextlib.contextmanager
+    def _others_told(self, path: str) -> Iterator[None]:
+        """Whatever fails inside, the other workers are told that the save has failed."""
         try:
-            return capture(self._target, path.rpartition("/")[2], options)
+            yield
         except Exception as error:
             try:
                 self._crew.give_up(path, error)

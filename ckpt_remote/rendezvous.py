@@ -105,9 +105,8 @@ def find_plan(member: Member) -> Flow[Plan]:
         if plan is not None and member.expects(plan):
             member.session, member.missed = plan.session, False
             return plan
-        if now - start > min(_GRACE, member.workers.timeout) and _epoch(state, member.url) > member.epoch:
-            if plan is not None and plan.failure is not None and member.may_follow(plan):
-                raise AbandonedError(plan.failure)
+        is_known = member.session is not None  # else the claim may be that of its own leader
+        if is_known and now - start > min(_GRACE, member.workers.timeout) and _epoch(state, member.url) > member.epoch:
             raise taken_over(member.url)
         if now - start > member.workers.timeout:
             raise incomplete(
@@ -147,7 +146,7 @@ def _is_own(
     key = plan.key(what, member.workers.rank)
     current: Object | None = yield Get(key)
     if current is not None and read_seal(current.data[-SEAL_SIZE:], key) != attempt:
-        raise twice(member.workers.rank, member.url) from cause
+        raise twice(member.workers.rank, member.url, keep=True) from cause
     return current is not None
 
 
@@ -227,20 +226,20 @@ def await_outcome(plan: Plan, member: Member, *, took: float) -> Flow[None]:
     pauses = Pauses()
     start: float = yield Wait(0.0)
     now = start
-    failure: StoreError | None = None
+    failure: CheckpointError | None = None
     while now - start <= patience:
         try:
             current = yield from _look(member.url)
             stands = current is not None and current.attempt == plan.attempt
             if not stands and (yield from _is_committed(plan, member.url)):
                 return
-        except StoreError as error:
+        except (StoreError, CorruptError) as error:  # one bad read says nothing
             failure = error
         else:
             if current is not None:
                 _require_same(current, plan, member.url)
         now = yield Wait(pauses.next())
-    with contextlib.suppress(StoreError):
+    with contextlib.suppress(StoreError, CorruptError):
         if (yield from _is_committed(plan, member.url)):  # the leader died before it took the plan down
             return
     raise UnknownOutcomeError(

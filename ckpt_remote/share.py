@@ -137,20 +137,20 @@ def write_share(
     start = time.monotonic()
     progress = Progress()
     awake = replace(retry, sleep=progress.sleep)
-    other = Beside(lambda: run(beside(progress), store, awake), name="ckpt_remote-beside")
     checks = [partial(crc32c, tensor.data) for tensor in share.compared]
     compare = partial(run_all, checks, threads=_THREADS, name="ckpt_remote-compare")
-    compared = Beside(compare, name="ckpt_remote-compare")
     try:
+        other = Beside(lambda: run(beside(progress), store, awake), name="ckpt_remote-beside")
+        compared = Beside(compare, name="ckpt_remote-compare")
         uploaded = upload_shards(
             store, share.name, share.shards, attempt=share.attempt, retry=retry, exact=share.exact, check=other.check
         )
-        checksums = compared.result()
     except BaseException:
         progress.call_off()
         raise
-    progress.finish(time.monotonic() - start)
     try:
+        checksums = compared.result()
+        progress.finish(time.monotonic() - start)
         result = other.result()
     except BaseException as error:
         progress.call_off()

@@ -61,13 +61,14 @@ def incomplete(text: str) -> AbandonedError:
     return AbandonedError(Failure("IncompleteError", text, keep=True))
 
 
-def twice(rank: int, url: str) -> AbandonedError:
-    """Two processes have the same rank."""
+def twice(rank: int, url: str, *, keep: bool = False) -> AbandonedError:
+    """Two processes have the same rank; `keep` says whether an index may name what the workers wrote."""
     text = (
         f"Two processes act as worker {rank} of those that save to {url}; nothing was published. Give each worker a "
-        "rank of its own, and make sure that no process of an earlier job is alive."
+        "rank of its own, and each job a name of its own (Workers(job=...)); see that no process of an earlier job is "
+        "alive."
     )
-    return AbandonedError(Failure("ConflictError", text))
+    return AbandonedError(Failure("ConflictError", text, keep=keep))
 
 
 def vanished(rank: int, plan: Plan, url: str, *, joined: bool) -> AbandonedError:
@@ -75,7 +76,7 @@ def vanished(rank: int, plan: Plan, url: str, *, joined: bool) -> AbandonedError
     what = "has begun its share and not finished it" if joined else "has not come"
     text = (
         f"Cannot save {url}/{plan.path}: worker {rank} of {plan.size} {what} in time, so nothing was published. See "
-        "whether it is alive. Every worker calls save() at the same steps, with the same directory; the next save may "
-        "pass."
+        "whether it is alive. Every worker calls save() at the same steps, with the same directory; make the managers "
+        "when all have started, before worker 0 first saves. Workers(timeout=...) sets how long to wait."
     )
     return AbandonedError(Failure("IncompleteError", text))

@@ -88,16 +88,23 @@ def test_a_leader_that_does_not_come_is_given_up_after_the_timeout(world):
 
 def test_where_another_has_claimed_the_directory_and_shows_no_plan_that_is_told_after_a_while(world):
     world.claim(2)
-    failure = failure_of(world, find_plan(member(epoch=1)))
+    failure = failure_of(world, find_plan(member(epoch=1, session="5e55")))
 
     assert "ConflictError" == failure.kind
     assert 30 < world.now < 32
 
 
+def test_who_has_followed_nobody_yet_takes_a_claim_for_that_of_its_own_leader_and_waits(world):
+    world.claim(2)
+
+    assert "IncompleteError" == failure_of(world, find_plan(member(epoch=1))).kind
+    assert TIMEOUT < world.now < TIMEOUT + 2
+
+
 def test_a_claim_that_was_there_before_tells_nothing(world):
     world.claim(2)
 
-    assert "IncompleteError" == failure_of(world, find_plan(member(epoch=2))).kind
+    assert "IncompleteError" == failure_of(world, find_plan(member(epoch=2, session="5e55"))).kind
 
 
 def test_a_leader_of_another_session_has_taken_over(world):
@@ -151,7 +158,7 @@ def test_two_processes_that_act_as_one_worker_are_told(world):
     world.run(join(shown, member(2)))
     failure = failure_of(world, join(shown, member(2)))
 
-    assert ("ConflictError", False) == (failure.kind, failure.keep)
+    assert ("ConflictError", True) == (failure.kind, failure.keep)
     assert "Two processes act as worker 2" in failure.message
 
 

@@ -3,6 +3,7 @@
 The protocol under faults is in test_crews.py, and processes are in test_clusters.py.
 """
 
+import dataclasses
 import itertools
 import tempfile
 import threading
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from support.places import Place, download, read_all
 from support.watched import repeated
 
-from ckpt_remote import CheckpointError, ConflictError, IncompleteError
+from ckpt_remote import CheckpointError, ConflictError, IncompleteError, StoreError, UnsupportedError, crew
 from ckpt_remote.origin import SEAL_SIZE
 from ckpt_remote.probe import CONTROL, PLAN
 from ckpt_remote.store import open_store
@@ -398,12 +399,95 @@ def test_numbers_that_differ_are_an_error_that_names_both(where):
     assert_only_the_checkpoint_is_there(where, 7, 3)
 
 
-def test_after_a_save_that_failed_close_leaves_nothing(where):
+def test_after_a_save_that_failed_the_word_of_it_stays_until_somebody_saves(where):
     team = Team(where, same(3))
     team.save(1, 2, 3)
     team.close()
+    assert PLAN in read_all(where)
+    assert not [key for key in read_all(where) if not key.startswith(CONTROL) and key != "checkpoint"]
+    team = Team(where, same(2), job="next")
+    team.save()
+    team.close()
 
-    assert ["checkpoint"] == list(read_all(where))
+    assert_only_the_checkpoint_is_there(where, 1, 2)
+
+
+def test_a_leader_that_leaves_after_a_failure_tells_the_others_before(where, monkeypatch):
+    """As an error does that ends the program through a `with` block."""
+    monkeypatch.setattr("ckpt_remote.patience._FIRST_PAUSE", 0.5)
+    monkeypatch.setattr("ckpt_remote.patience._LONGEST_PAUSE", 0.5)
+
+    def refuse(asked, perform):
+        if asked.verb == "put" and asked.keys[0].endswith("ckpt-2.index"):
+            raise StoreError("403", transient=False)
+        return perform()
+
+    monkeypatch.setattr("ckpt_remote.manager.open_store", lambda *arguments: repeated(open_store(*arguments), refuse))
+    team = Team(where, same(3))
+    team.save()
+
+    def lead():
+        with team.managers[0] as manager:
+            manager.save()
+
+    outcomes = together(lead, *(manager.save for manager in team.managers[1:]))
+    assert [StoreError] * 3 == kinds(outcomes)
+
+
+@pytest.mark.parametrize("what", ["state", PLAN])
+def test_one_bad_read_on_a_worker_that_has_voted_costs_nothing(what, where, monkeypatch):
+    """As of a proxy that wants a password; what this worker wrote is a part of the checkpoint by then."""
+    key, voted, garbled = "checkpoint" if what == "state" else PLAN, set(), []
+
+    def garble(asked, perform):
+        if asked.verb == "put" and asked.keys[0].endswith("/part-1"):
+            voted.add(threading.current_thread())
+        if asked.verb == "read" and asked.keys == (key,) and threading.current_thread() in voted and not garbled:
+            garbled.append(answer := perform())
+            return dataclasses.replace(answer, data=b"<html>login</html>")
+        return perform()
+
+    monkeypatch.setattr("ckpt_remote.manager.open_store", lambda *arguments: repeated(open_store(*arguments), garble))
+    team = Team(where, same(3))
+
+    assert [f"{where.url}/ckpt-1"] * 3 == team.save()
+    assert 1 == len(garbled)
+    assert values_of(where, "ckpt-1")
+
+
+def test_a_save_that_is_visible_is_no_error_because_the_state_cannot_be_read_after_it(where, monkeypatch):
+    follow = crew.follow
+
+    def lose(self):
+        raise StoreError("403", transient=False)
+
+    def follow_and_lose(member, save):
+        yield from follow(member, save)
+        monkeypatch.setattr(crew.Crew, "refresh", lose)
+
+    monkeypatch.setattr(crew, "follow", follow_and_lose)
+    team = Team(where, same(2))
+
+    assert [f"{where.url}/ckpt-1"] * 2 == team.save()
+    assert [1, 1] == [int(checkpoint.save_counter) for checkpoint in team.checkpoints]
+
+
+@pytest.mark.parametrize("who", [0, 2])
+@pytest.mark.parametrize("how", ["number", "callback"])
+def test_bad_input_of_one_worker_is_an_error_of_all_and_the_next_save_passes(who, how):
+    team = Team(Place.in_memory(), same(3))
+    team.save()
+    callback = tf.train.experimental.MaxShardSizePolicy(max_shard_size=100)
+    bad = {
+        "number": {"checkpoint_number": "seven"},
+        "callback": {"options": tf.train.CheckpointOptions(experimental_sharding_callback=callback)},
+    }[how]
+    outcomes = together(
+        *(partial(manager.save, **(bad if rank == who else {})) for rank, manager in enumerate(team.managers))
+    )
+
+    assert [TypeError if how == "number" else UnsupportedError] * 3 == kinds(outcomes)
+    assert [f"{team.place.url}/ckpt-2"] * 3 == team.save()
 
 
 def test_a_job_that_is_overtaken_by_another_fails_on_all_workers_and_touches_nothing(where):
