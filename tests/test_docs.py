@@ -1,10 +1,15 @@
 """The documents tell the truth: links lead somewhere, commands exist, and the README's Python runs."""
 
+import dataclasses
+import json
 import os
 import re
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tensorflow as tf
@@ -14,11 +19,16 @@ import ckpt_remote
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
+SEVERAL_WORKERS = REPOSITORY / "docs" / "several-workers.md"
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 
 
 def blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def anchors(document: Path) -> set[str]:
@@ -91,3 +101,70 @@ def test_the_python_of_the_readme_for_several_workers_saves(tmp_path: Path) -> N
     exec(crew, names)  # noqa: S102 - the documents are ours
 
     assert names["path"] == f"{tmp_path}/run/ckpt-1"
+
+
+def test_the_script_for_several_workers_is_the_one_that_a_test_runs_on_a_cluster() -> None:
+    script = (REPOSITORY / "docs" / "demo" / "cluster_worker.py").read_text()
+    docstring, shown = script.split("\n\nimport sys\n")
+
+    assert "import sys\n" + shown == blocks(SEVERAL_WORKERS, "python")[0]
+    assert docstring.count('"""') == 2
+
+
+def test_workers_of_another_launcher_save_as_shown(tmp_path: Path) -> None:
+    shown = blocks(SEVERAL_WORKERS, "python")[1].replace("s3://my-bucket/run", str(tmp_path / "run"))
+
+    def begin(rank: int) -> ckpt_remote.CheckpointManager:
+        environment = {"SLURM_PROCID": f"{rank}", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "4711"}
+        checkpoint = tf.train.Checkpoint(**{f"value_{rank}": tf.Variable(1.0)})
+        names = {"ckpt_remote": ckpt_remote, "checkpoint": checkpoint, "os": SimpleNamespace(environ=environment)}
+        exec(shown, names)  # noqa: S102 - the documents are ours
+        assert names["workers"] == ckpt_remote.Workers(rank, 2, timeout=60, job="4711")
+        return names["manager"]
+
+    managers = [begin(rank) for rank in range(2)]
+    with ThreadPoolExecutor(len(managers)) as threads:
+        paths = list(threads.map(lambda manager: manager.save(), managers))
+    saved = dict(tf.train.list_variables(paths[0]))
+
+    assert paths == [f"{tmp_path}/run/ckpt-1"] * 2
+    assert {f"value_{rank}/.ATTRIBUTES/VARIABLE_VALUE" for rank in range(2)} <= saved.keys()
+
+
+def test_the_patience_of_workers_that_tf_config_names_is_set_as_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": "worker", "index": 1}}))
+    names = {"ckpt_remote": ckpt_remote, "dataclasses": dataclasses}
+    exec(blocks(SEVERAL_WORKERS, "python")[2], names)  # noqa: S102 - the documents are ours
+
+    assert names["workers"] == dataclasses.replace(ckpt_remote.Workers.from_environment(), timeout=60)
+    assert (names["workers"].rank, names["workers"].size) == (1, 2)
+    assert names["workers"].job
+
+
+def test_the_evaluator_sees_every_checkpoint_and_writes_nothing(tmp_path: Path) -> None:
+    trained, step = (tf.Variable(0, dtype=tf.int64) for _ in range(2))
+    url = str(tmp_path / "run")
+    writer = ckpt_remote.CheckpointManager(tf.train.Checkpoint(step=trained), url, max_to_keep=1)
+    writer.save()
+    evaluated: list[int] = []
+    left = [contents(tmp_path)]  # by the writer
+
+    def evaluate(_model: object) -> None:
+        assert left[-1] == contents(tmp_path)
+        evaluated.append(int(step))
+        trained.assign_add(50)
+        writer.save()
+        left.append(contents(tmp_path))
+
+    names = {
+        "ckpt_remote": ckpt_remote,
+        "checkpoint": tf.train.Checkpoint(step=step),
+        "evaluate": evaluate,
+        "model": None,
+        "step": step,
+        "time": time,
+    }
+    exec(blocks(SEVERAL_WORKERS, "python")[3].replace("s3://my-bucket/run", url), names)  # noqa: S102 - ours
+
+    assert evaluated == [0, 50, 100]
