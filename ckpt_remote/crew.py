@@ -96,9 +96,7 @@ class _Owner(Crew):
     def may_have_landed(self, error: BaseException) -> bool:
         """As `Crew.may_have_landed`."""
         del error
-        if self._before is None:  # it never came to publish anything
-            return False
-        return self.known.serial != self._before or not self.known.doubts <= self._doubts
+        return (self._before is not None and self.known.serial != self._before) or not self.known.doubts <= self._doubts
 
 
 class Alone(_Owner):
