@@ -194,9 +194,7 @@ class _S3(Handler):
                 raise ConnectionError("the client went away")
             left -= taken
             self.link.carry(taken, "in")
-        end = self.rfile.read(left)
-        if len(end) < left:
-            raise ConnectionError("the client went away")
+        end = self._read(left)
         self.link.carry(left, "in")
         return size, end
 

@@ -117,7 +117,7 @@ def _plan(snapshot: Snapshot) -> tuple[Shard, ...]:
 
 
 def _of_what_exists(checkpoint: tf.train.Checkpoint, graph: bytes) -> tuple[bytes, frozenset[str]]:
-    """Of an object graph, what it says of the objects that there are by now, and the keys of their values."""
+    """Of an object graph, what it says of the objects that there are by now, and the paths of these."""
     _ = checkpoint.save_counter  # which a restore creates
     return restrict_object_graph(graph, checkpoint, tf.train.TrackableView.children)
 

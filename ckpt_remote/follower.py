@@ -123,10 +123,7 @@ class _Attempts:
         try:
             yield from vote(plan, part, attempt, self.me)
             yield from await_outcome(plan, self.me, took=took)
-        except StoreError:  # then the vote was not cast
-            yield from take_back(written.uploaded.created)
-            raise
-        except ToldError as told:
-            if not (isinstance(told, AbandonedError) and told.failure.keep):
+        except (StoreError, ToldError) as error:  # after a StoreError the vote was not cast
+            if not (isinstance(error, AbandonedError) and error.failure.keep):
                 yield from take_back(written.uploaded.created)
             raise

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from ckpt_remote.buffers import byte_view
+from ckpt_remote.buffers import Buffer, byte_view
 from ckpt_remote.bundle import (
     OBJECT_GRAPH,
     Entry,
@@ -73,6 +73,10 @@ class Stored:
         """The prefix, for messages."""
         return self.store.url_of(self.path)
 
+    def shard(self, number: int) -> str:
+        """The key of a data object."""
+        return shard_name(self.path, number, self.index.header.num_shards)
+
     @property
     def data(self) -> dict[str, list[range]]:
         """The key of each data object that holds something, and which bytes of it, in their order."""
@@ -80,8 +84,7 @@ class Stored:
         for entry in self.index.entries.values():
             if not entry.slices:
                 spans[entry.shard].append((entry.offset, entry.offset + entry.size))
-        count = self.index.header.num_shards
-        return {shard_name(self.path, shard, count): _joined(spans[shard]) for shard in sorted(spans)}
+        return {self.shard(number): _joined(spans[number]) for number in sorted(spans)}
 
     @property
     def size(self) -> int:
@@ -130,7 +133,7 @@ def restrict(stored: Stored, restriction: Callable[[bytes], tuple[bytes, Contain
     graph, owners = restriction(_read_graph(stored, entry))
     entries = {key: entry for key, entry in stored.index.entries.items() if owner_of(_name(key)) in owners}
     part = replace(stored, index=Index(stored.index.header, entries))
-    host = shard_name(stored.path, entry.shard, stored.index.header.num_shards)
+    host = stored.shard(entry.shard)
     data, checksum = encode_strings([graph])
     spans = part.data.get(host)
     graph_entry = replace(entry, offset=spans[-1].stop if spans else 0, size=len(data), crc32c=checksum)
@@ -149,15 +152,16 @@ def fetch(stored: Stored, folder: Path) -> Path:
     """
     prefix = folder / stored.path.rpartition("/")[2]
     prefix.with_name(index_name(prefix.name)).write_bytes(stored.encoded)
-    local = {key: folder / key.rpartition("/")[2] for key in stored.data}
+    needed = stored.data
+    local = {key: folder / key.rpartition("/")[2] for key in needed}
     # The end of every object first: an index that promises more than is there costs neither time nor space.
-    ends = {key: _end_of(spans[-1]) for key, spans in stored.data.items()}
+    ends = {key: _end_of(spans[-1]) for key, spans in needed.items()}
     _all(partial(_fetch_range, stored.store, key, end, local[key]) for key, end in ends.items())
-    for key, spans in stored.data.items():
+    for key, spans in needed.items():
         _allocate(local[key], spans)
     rest = (
         partial(_fetch_range, stored.store, key, piece, local[key])
-        for key, spans in stored.data.items()
+        for key, spans in needed.items()
         for piece in _cut(spans, ends[key].start)
     )
     files = (
@@ -202,12 +206,9 @@ def _name(key: bytes) -> str:
 
 
 def _read_graph(stored: Stored, entry: Entry) -> bytes:
-    key = shard_name(stored.path, entry.shard, stored.index.header.num_shards)
+    key = stored.shard(entry.shard)
     url = stored.store.url_of(key)
-    try:
-        data = stored.store.read_range(key, entry.offset, entry.size)
-    except NotFoundError as error:
-        raise _missing(url) from error
+    data = _read_range(stored.store, key, range(entry.offset, entry.offset + entry.size))
     try:
         return decode_strings(data, 1, entry.crc32c)[0]
     except CorruptError as error:
@@ -220,12 +221,15 @@ def _all(tasks: Iterable[Callable[[], None]]) -> None:
     run_all(list(tasks), threads=_STREAMS, name="ckpt_remote-fetch")
 
 
-def _fetch_range(store: Store, key: str, span: range, local: Path) -> None:
-    start = span.start
+def _read_range(store: Store, key: str, span: range) -> Buffer:
     try:
-        data = store.read_range(key, start, len(span))
+        return store.read_range(key, span.start, span.stop - span.start)
     except NotFoundError as error:
         raise _missing(store.url_of(key)) from error
+
+
+def _fetch_range(store: Store, key: str, span: range, local: Path) -> None:
+    data, start = _read_range(store, key, span), span.start
     file = os.open(local, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         view = byte_view(data)
@@ -263,7 +267,7 @@ def _shards(stored: Stored, folder: Path) -> Iterator[tuple[Path, list[tuple[byt
         if not entry.slices:
             shards.setdefault(entry.shard, []).append((key, entry))
     for shard, entries in shards.items():
-        name = shard_name(stored.path, shard, stored.index.header.num_shards)
+        name = stored.shard(shard)
         yield folder / name.rpartition("/")[2], entries, stored.store.url_of(name)
 
 
