@@ -7,7 +7,6 @@ depends on chance, so that is the same in each process.
 """
 
 import contextlib
-import functools
 import gc
 import json
 import os
@@ -20,11 +19,9 @@ from typing import Any
 from unittest import mock
 
 import ckpt_remote
-from ckpt_remote.bundle import decode_index
-from ckpt_remote.state import decode_state
 from ckpt_remote.store import Retrying, Store
 from ckpt_remote.tap import capture
-from support.faulted import URL, Fault, Genuine, ModelStore, Quick, Training
+from support.faulted import URL, Exposed, Fault, Genuine, ModelStore, Quick, Training, known_index, known_state
 from support.schedules import Model
 
 __all__ = ["ALL", "FEWER", "Kinds", "Outcome", "search_pairs", "search_singles", "stage"]
@@ -33,7 +30,11 @@ Kinds = tuple[Sequence[Fault], Sequence[Fault]]
 ALL: Kinds = ((Fault.DENIED, Fault.SILENT, Fault.CRASH), tuple(Fault))
 """What can befall a read, and what a write."""
 FEWER: Kinds = ((Fault.SILENT, Fault.CRASH), tuple(fault for fault in Fault if fault is not Fault.SILENT))
-"""Without what to the client looks the same as another: a write that never lands as one that lands late, and so on."""
+"""Without what to the client looks the same as another: a write that never lands as one that lands late, and so on.
+
+And without what leaves the same behind as a crash before the next request of the same save: one at a read, and one
+after a write has landed.
+"""
 
 
 @dataclass
@@ -104,10 +105,6 @@ class Stage:
         return training
 
 
-# The same bytes say the same: half of a run would be spent on decoding what it has decoded before.
-_REMEMBERED = {decode.__name__: functools.lru_cache(1024)(decode) for decode in (decode_index, decode_state)}
-
-
 def _one_after_the_other(tasks: Any, **_: Any) -> Any:
     """In place of `run_all`: the requests of several threads would come in any order."""
     return [task() for task in tasks]
@@ -123,13 +120,17 @@ def stage(*, genuine: bool, attempts: int, generations: bool = False) -> Iterato
     replaced = {
         "ckpt_remote.manager.open_store": made.open_store,
         "ckpt_remote.checkpoint.shard_size": lambda total: 512,
+        "ckpt_remote.flow.run_all": _one_after_the_other,
         "ckpt_remote.upload.run_all": _one_after_the_other,
         "ckpt_remote.reader.run_all": _one_after_the_other,
     }
     if not genuine:
         replaced["ckpt_remote.manager.capture"] = trained.capture
-        for name in ("commit.decode_index", "commit.decode_state", "ownership.decode_state", "reader.decode_index"):
-            replaced[f"ckpt_remote.{name}"] = _REMEMBERED[name.partition(".")[2]]
+        replaced["ckpt_remote.checkpoint.local_device"] = lambda: "CPU:0"
+        for module in ("commit", "reader"):
+            replaced[f"ckpt_remote.{module}.decode_index"] = lambda data, **_: known_index(data)
+        for module in ("commit", "ownership"):
+            replaced[f"ckpt_remote.{module}.decode_state"] = lambda data, **_: known_state(data)
     with contextlib.ExitStack() as stack:
         for name, replacement in replaced.items():
             stack.enter_context(mock.patch(name, replacement))
@@ -163,19 +164,27 @@ def search_pairs(kinds: Kinds, *, attempts: int, generations: bool = False) -> O
     return outcome
 
 
-def _singles(made: Stage, kinds: Kinds) -> Iterator[tuple[int, Fault, list[bool]]]:
-    """Each single fault, and of each request that comes in a run with it, whether it writes."""
-    for number, writes in enumerate(made.run({}).exposed):
-        for fault in kinds[writes]:
-            yield number, fault, made.run({number: fault}).exposed
+def _singles(made: Stage, kinds: Kinds) -> Iterator[tuple[int, Fault, list[Exposed]]]:
+    """Each single fault, and the requests that come in a run with it."""
+    for number, fault in _faults(kinds, made.run({}).exposed, 0):
+        yield number, fault, made.run({number: fault}).exposed
+
+
+def _faults(kinds: Kinds, exposed: Sequence[Exposed], first: int) -> Iterator[tuple[int, Fault]]:
+    """What can befall these requests, from the `first` on."""
+    for number in range(first, len(exposed)):
+        asked, following = exposed[number], exposed[number + 1 : number + 2]
+        is_followed = bool(following) and following[0].save == asked.save
+        for fault in kinds[asked.writes]:
+            if fault is not (Fault.CRASH_LANDED if asked.writes else Fault.CRASH) or not is_followed or kinds is ALL:
+                yield number, fault
 
 
 def _pairs(made: Stage, kinds: Kinds, share: int, of: int) -> None:
     for turn, (first, fault, exposed) in enumerate(_singles(made, kinds)):
         if turn % of == share:
-            for second in range(first + 1, len(exposed)):
-                for other in kinds[exposed[second]]:
-                    made.run({first: fault, second: other})
+            for second, other in _faults(kinds, exposed, first + 1):
+                made.run({first: fault, second: other})
 
 
 def main() -> None:

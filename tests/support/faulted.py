@@ -32,7 +32,7 @@ from support.bundles import open_bundle
 from support.schedules import BrokenPromiseError, Model
 from support.watched import Asked, repeated
 
-__all__ = ["URL", "Fault", "Genuine", "ModelStore", "Quick", "Training"]
+__all__ = ["URL", "Exposed", "Fault", "Genuine", "ModelStore", "Quick", "Training", "known_index", "known_state"]
 
 URL = "s3://bucket/run"
 OLDER = 0.0
@@ -56,6 +56,19 @@ class Fault(enum.Enum):
     CRASH = "never arrived, and the process ends"
     CRASH_LANDED = "landed, and the process ends"
     CRASH_LATE = "the process ends, lands at the end of the next save"
+
+
+@dataclass(frozen=True, slots=True)
+class Exposed:
+    """A request that can suffer a fault.
+
+    Attributes:
+        writes: Whether it may change something.
+        save: How many saves had ended before it.
+    """
+
+    writes: bool
+    save: int
 
 
 class ModelStore(Store):
@@ -179,7 +192,7 @@ class Training:
         generations: Whether versions never repeat, as Google's, or are digests, as S3's.
 
     Attributes:
-        exposed: Of each request that could suffer a fault, whether it writes.
+        exposed: The requests that could suffer a fault.
         requests: How many there were in all.
         outcomes: What became of the saves.
     """
@@ -195,7 +208,7 @@ class Training:
         self._model = Model(generations, dict(before))
         self._foreign = {key: found for key, found in before.items() if key.startswith(("foreign", "ckpt-2."))}
         self._late = []
-        self._fired = self._landed = 0
+        self._saves = self._fired = self._landed = 0
         self._is_due_again = False
         self._is_exposed = True
         self._step = trained.step
@@ -283,6 +296,7 @@ class Training:
         self._end_of_save()
 
     def _end_of_save(self):
+        self._saves += 1
         for late in self._late:
             late.saves -= 1
         self._land(lambda late: not late.at_start and late.saves <= 0)
@@ -304,7 +318,7 @@ class Training:
         fault = None
         if self._is_exposed:
             fault = self._plan.get(len(self.exposed))
-            self.exposed.append(asked.writes)
+            self.exposed.append(Exposed(asked.writes, self._saves))
         if fault is None:
             return self._perform(asked, perform)
         self._fired += 1
@@ -394,22 +408,35 @@ class _Late:
     saves: int
 
 
-@functools.lru_cache(4096)
+# The same bytes say the same: half of a run would be spent on decoding what has been decoded before.
+@functools.lru_cache(64)
+def known_index(data):
+    """As `decode_index`."""
+    return decode_index(data)
+
+
+@functools.lru_cache(64)
+def known_state(data):
+    """As `decode_state`; all paths are relative here."""
+    return decode_state(data, path=STATE, directories=())
+
+
+@functools.lru_cache(64)
 def _listed(state):
     """The checkpoints in a state, the newest first."""
-    decoded = decode_state(state, path=STATE, directories=())
+    decoded = known_state(state)
     listed = (decoded.latest, *(entry.path for entry in decoded.entries), *decoded.record.preserved)
     return tuple(dict.fromkeys(path for path in listed if path))
 
 
-@functools.lru_cache(4096)
+@functools.lru_cache(64)
 def _layout(path, index):
-    decoded = decode_index(index)
+    decoded = known_index(index)
     count = decoded.header.num_shards
     return tuple((key, entry, shard_name(path, entry.shard, count)) for key, entry in sorted(decoded.entries.items()))
 
 
-@functools.lru_cache(4096)
+@functools.lru_cache(64)
 def _value(path, index, *parts):
     value = None
     for (key, entry, _), part in zip(_layout(path, index), parts, strict=True):
