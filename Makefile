@@ -66,7 +66,7 @@ azurite: ## Install Azure's emulator, if there is npm (half a minute)
 	@if test -x $(AZURITE); then :; \
 	elif ! command -v npm >/dev/null; then echo "There is no npm: the tests against Azure's emulator are skipped."; \
 	else echo "Installing Azure's emulator into $(SERVERS_VENV), once: half a minute."; \
-		npm install --silent --no-audit --no-fund --prefix $(SERVERS_VENV) azurite@$(AZURITE_VERSION) \
+		npm install --silent --no-audit --no-fund --fetch-retries=0 --prefix $(SERVERS_VENV) azurite@$(AZURITE_VERSION) \
 		|| echo "It could not be installed: the tests against it are skipped."; \
 	fi
 
