@@ -83,7 +83,10 @@ class Plan:
         size: How many workers there are.
         attempt: Whose seal the leader's objects get; the workers' differ by their number.
         path: The prefix of the checkpoint.
+        counter: The leader's save counter, if it got so far. The others take it over: a failure of which not all
+            have learnt puts them at odds.
         since: The digest of the state that the leader found when it began.
+        is_first: Whether the leader has published nothing yet.
         exact: Whether the store deletes only exactly what it is told to.
         state: The write id that the state will have when the checkpoint is visible.
         of: The count in the names of the data objects.
@@ -92,6 +95,7 @@ class Plan:
         led: What the leader writes, whole, though all have it: copies of it differ.
         layout: Who writes what, where it does not follow from equal manifests.
         failure: Why it failed, if it did.
+        last: Why the leader's save before this one failed, if it did, for who has yet to learn it.
     """
 
     status: Status
@@ -102,6 +106,8 @@ class Plan:
     attempt: Attempt
     path: str
     since: str
+    counter: int | None = None
+    is_first: bool = False
     exact: bool = False
     state: str = ""
     of: int = 0
@@ -110,6 +116,7 @@ class Plan:
     led: tuple[Identity, ...] = ()
     layout: Layout | None = None
     failure: Failure | None = None
+    last: Failure | None = None
 
     def key(self, what: Literal["join", "part"], rank: int) -> str:
         """The key of what a worker says."""
@@ -126,6 +133,7 @@ class Plan:
             "attempt": dataclasses.astuple(self.attempt),
             "layout": self.layout and _print_layout(self.layout),
             "failure": self.failure and dataclasses.astuple(self.failure),
+            "last": self.last and dataclasses.astuple(self.last),
         }
         return _checked(json.dumps(fields).encode()) + self.attempt.seal(PLAN)
 
@@ -178,7 +186,7 @@ def decode_plan(data: bytes, *, path: str) -> Plan:
         fields["attempt"] = Attempt(*fields["attempt"])
         fields["led"] = [(key, part) for key, part in fields["led"]]
         fields["layout"] = fields["layout"] and _parse_layout(fields["layout"])
-        fields["failure"] = fields["failure"] and Failure(*fields["failure"])
+        fields |= {name: fields[name] and Failure(*fields[name]) for name in ("failure", "last")}
         values: dict[str, Any] = {name: tuple(it) if isinstance(it, list) else it for name, it in fields.items()}
         plan = Plan(**values)
     except (ValueError, TypeError, KeyError, RecursionError) as error:

@@ -19,7 +19,7 @@ from ckpt_remote.follower import follow, refuse
 from ckpt_remote.leader import Leader, give_up, lead, take_down
 from ckpt_remote.patience import Progress
 from ckpt_remote.plan import Tensor
-from ckpt_remote.rendezvous import Member
+from ckpt_remote.rendezvous import Member, look_around
 from ckpt_remote.share import Save, Share, Written, write_share
 from ckpt_remote.store import Retry, Store
 from ckpt_remote.tap import Snapshot
@@ -51,8 +51,15 @@ class Crew(abc.ABC):
         self._retry = retry
 
     @abc.abstractmethod
-    def save(self, path: str, snapshot: Snapshot) -> int:
-        """Saves a checkpoint, and returns how many bytes it has."""
+    def save(self, path: str, snapshot: Snapshot, *, counter: int, is_numbered: bool) -> tuple[str, int]:
+        """Saves a checkpoint, and returns its path, and how many bytes it has.
+
+        Args:
+            path: The prefix.
+            snapshot: What it consists of.
+            counter: The save counter.
+            is_numbered: Whether the caller has said the number, which is the counter otherwise.
+        """
 
     @abc.abstractmethod
     def may_have_landed(self, error: BaseException) -> bool:
@@ -60,6 +67,11 @@ class Crew(abc.ABC):
 
     def begin(self) -> None:  # noqa: B027 - who follows remembers nothing
         """Forgets the last save."""
+
+    @property
+    def counter(self) -> int | None:
+        """What all workers' save counters are to be as of the last save; None if that was not agreed upon."""
+        return None
 
     def give_up(self, path: str, error: Exception) -> None:  # noqa: B027 - who is alone is waited for by nobody
         """Tells whoever waits for it that a save has failed before it began."""
@@ -102,14 +114,15 @@ class _Owner(Crew):
 class Alone(_Owner):
     """The only worker."""
 
-    def save(self, path: str, snapshot: Snapshot) -> int:
+    def save(self, path: str, snapshot: Snapshot, *, counter: int, is_numbered: bool) -> tuple[str, int]:
         """As `Crew.save`."""
+        del counter, is_numbered  # nobody to agree with
         self._perform(self.known.claim(self.name))
         target = self._perform(self.known.begin(path))
         written = write(snapshot, self._store, target, retry=self._retry)
         self._before = self.known.serial
         self._perform(self.known.publish(written.index, written.objects, written.created, target, self.retention))
-        return snapshot.size
+        return path, snapshot.size
 
 
 class Leading(_Owner):
@@ -119,12 +132,13 @@ class Leading(_Owner):
         super().__init__(*arguments, **named)
         self._leader = Leader(workers, self._store.url)
 
-    def save(self, path: str, snapshot: Snapshot) -> int:
+    def save(self, path: str, snapshot: Snapshot, *, counter: int, is_numbered: bool) -> tuple[str, int]:
         """As `Crew.save`."""
         try:
             tensors = _tensors(snapshot, partial(self.give_up, path))
-            save = Save(path=path, tensors=tensors, write=self._write)
-            return self._perform(lead(self._leader, self.known, save, name=self.name, retention=self.retention))
+            save = Save(path=path, counter=counter, is_numbered=is_numbered, tensors=tensors, write=self._write)
+            size = self._perform(lead(self._leader, self.known, save, name=self.name, retention=self.retention))
+            return path, size
         finally:
             self._before = self._leader.before
 
@@ -145,15 +159,21 @@ class Following(Crew):
         super().__init__(*arguments, **named)
         self._member = Member(workers, self._store.url)
 
-    def save(self, path: str, snapshot: Snapshot) -> int:
+    def save(self, path: str, snapshot: Snapshot, *, counter: int, is_numbered: bool) -> tuple[str, int]:
         """As `Crew.save`."""
         tensors = _tensors(snapshot, partial(self.give_up, path))
-        self._perform(follow(self._member, Save(path=path, tensors=tensors, write=self._write)))
+        save = Save(path=path, counter=counter, is_numbered=is_numbered, tensors=tensors, write=self._write)
+        path = self._perform(follow(self._member, save))
         try:
             self.refresh()
         except CheckpointError as error:  # the checkpoint is visible all the same
             _log.warning("What is in %s now could not be read: %s", self._store.url, error)
-        return sum(tensor.size for tensor in tensors)
+        return path, sum(tensor.size for tensor in tensors)
+
+    @property
+    def counter(self) -> int | None:
+        """As `Crew.counter`."""
+        return self._member.counter
 
     def give_up(self, path: str, error: Exception) -> None:
         """As `Crew.give_up`."""
@@ -168,6 +188,7 @@ class Following(Crew):
         """As `Crew.refresh`."""
         changed = super().refresh()
         self._member.since, self._member.epoch = self.known.found, self.known.epoch
+        self._perform(look_around(self._member))
         return changed
 
     def clean_up(self) -> None:

@@ -10,7 +10,7 @@ Promises: it returns when the checkpoint is visible; when it raises, what this w
 for what the checkpoint may be made of. How bytes travel is the caller's: these are flows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ckpt_remote.ballot import Failure, Part, Plan
 from ckpt_remote.bundle import encode_index
@@ -19,7 +19,7 @@ from ckpt_remote.flow import Flow, Wait
 from ckpt_remote.layout import Manifest, assign, encode_manifest, manifest_of
 from ckpt_remote.origin import Attempt
 from ckpt_remote.rendezvous import Member, await_outcome, find_plan, join, vote, watch
-from ckpt_remote.share import Save, Share, Written, share_of
+from ckpt_remote.share import SAVE_COUNTER, Save, Share, Written, share_of
 from ckpt_remote.tally import graph_of, index_of, pack
 from ckpt_remote.upload import take_back
 from ckpt_remote.verdicts import AbandonedError, SupersededError, ToldError
@@ -27,8 +27,8 @@ from ckpt_remote.verdicts import AbandonedError, SupersededError, ToldError
 __all__ = ["follow", "refuse"]
 
 
-def follow(me: Member, save: Save) -> Flow[None]:
-    """Saves a checkpoint as a worker other than the leader, and returns when it is visible.
+def follow(me: Member, save: Save) -> Flow[str]:
+    """Saves a checkpoint as a worker other than the leader, and returns its path when it is visible.
 
     Args:
         me: What this worker knows of its job.
@@ -41,23 +41,35 @@ def follow(me: Member, save: Save) -> Flow[None]:
         CheckpointError: What else somebody has found wrong.
         ValueError: Two workers have different contents under one name.
     """
-    me.ordinal += 1
+    me.begin()
     attempts = _Attempts(me, save, manifest_of(save.tensors))
     try:
-        while not (yield from attempts.next()):
+        while (path := (yield from attempts.next())) is None:
             pass
     except AbandonedError as told:
         raise told.failure.error(me.url) from None
+    return path
 
 
 def refuse(me: Member, error: Exception) -> Flow[None]:
     """Tells the others that this save has failed here before it began."""
-    me.ordinal += 1
+    me.begin()
     plan = yield from find_plan(me)
     me.seen.add(plan.attempt.number)
     attempt = yield from join(plan, me)
     if plan.failure is None:
         yield from vote(plan, Part(failure=Failure.of(error, f"Worker {me.workers.rank}: ")), attempt, me)
+
+
+def _with_counter_of(plan: Plan, save: Save) -> Save:
+    """The same save, with the leader's save counter."""
+    if plan.counter is None or plan.counter == save.counter:
+        return save
+    path = save.path if save.is_numbered else f"{save.path.rpartition('-')[0]}-{plan.counter}"
+    tensors = [
+        replace(it, data=plan.counter.to_bytes(8, "little")) if it.key == SAVE_COUNTER else it for it in save.tensors
+    ]
+    return replace(save, path=path, counter=plan.counter, tensors=tensors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +80,8 @@ class _Attempts:
     save: Save
     manifest: Manifest
 
-    def next(self) -> Flow[bool]:
-        """Takes part in the next one; returns whether the checkpoint is visible, or else there will be another."""
+    def next(self) -> Flow[str | None]:
+        """Takes part in the next one; returns the path if the checkpoint is visible, or else there will be another."""
         plan = yield from find_plan(self.me)
         if plan.failure is not None and plan.attempt.number in self.me.seen:
             raise AbandonedError(plan.failure)
@@ -78,10 +90,10 @@ class _Attempts:
             attempt = yield from join(plan, self.me)
             return (yield from self._take_part(plan, attempt))
         except SupersededError:
-            return False
+            return None
 
-    def _take_part(self, plan: Plan, attempt: Attempt) -> Flow[bool]:
-        rank, save = self.me.workers.rank, self.save
+    def _take_part(self, plan: Plan, attempt: Attempt) -> Flow[str | None]:
+        rank, save = self.me.workers.rank, _with_counter_of(plan, self.save)
         if plan.failure is not None:
             raise AbandonedError(plan.failure)
         if plan.path != save.path:
@@ -90,12 +102,12 @@ class _Attempts:
             raise ValueError(text)
         if plan.status == "asking" or plan.manifests[rank] != self.manifest.digest:
             yield from vote(plan, Part(manifest=encode_manifest(self.manifest)), attempt, self.me)
-            return False
+            return None
         layout = plan.layout or assign((self.manifest,) * plan.size, plan.led)
         share = share_of(plan, layout, rank, save, attempt)
         if len(share.shards) != plan.first[rank + 1] - plan.first[rank]:  # strings of its own have grown
             yield from vote(plan, Part(manifest=encode_manifest(self.manifest)), attempt, self.me)
-            return False
+            return None
         start: float = yield Wait(0.0)
         try:
             written, _ = yield from save.write(share, lambda progress: watch(plan, progress, self.me.url))
@@ -103,13 +115,13 @@ class _Attempts:
             raise
         except ConflictError:
             yield from vote(plan, Part(is_occupied=True), attempt, self.me)
-            return False
+            return None
         except Exception as error:
             yield from vote(plan, Part(failure=Failure.of(error, f"Worker {rank}: ")), attempt, self.me)
             raise
         now: float = yield Wait(0.0)
         yield from self._conclude(plan, attempt, self._part(plan, share, written), written, now - start)
-        return True
+        return plan.path
 
     def _part(self, plan: Plan, share: Share, written: Written) -> Part:
         return Part(

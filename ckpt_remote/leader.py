@@ -77,11 +77,14 @@ class Leader:
         session: Names this leader.
         ordinal: How often it has begun to save.
         begun: When it last did.
+        counter: What the save counter said then; None where it did not come to that.
         present: The ranks of those who have joined once.
         manifests: What each worker had at last.
         led: Of what the workers' copies have differed, so that only the leader's count.
         plan: The plan that is up, and its version.
         litter: What workers said in attempts that are over.
+        failure: The last save of its own that failed, by its number, and why.
+        has_published: Whether it has come to publish anything.
         before: The serial number of the state before the last save published anything; None if it never came to that.
     """
 
@@ -90,11 +93,14 @@ class Leader:
     session: str = field(default_factory=lambda: secrets.token_hex(8))
     ordinal: int = 0
     begun: float = 0.0
+    counter: int | None = None
     present: set[int] = field(default_factory=set)
     manifests: tuple[Manifest, ...] = ()
     led: frozenset[Identity] = frozenset()
     plan: tuple[Plan, Version] | None = None
     litter: list[str] = field(default_factory=list)
+    failure: tuple[int, Failure] | None = None
+    has_published: bool = False
     before: int | None = None
 
 
@@ -116,9 +122,9 @@ def lead(me: Leader, known: Directory, save: Save, *, name: str, retention: Rete
         StoreError: The store kept failing, here or at a worker.
     """
     me.ordinal += 1
-    me.begun = yield Wait(0.0)
+    me.begun, me.counter = (yield Wait(0.0)), save.counter
     me.before = None
-    yield from known.claim(name)
+    yield from _claim(me, known, name)
     try:
         size = yield from _Attempts(me, known, save, retention).run()
     except AbandonedError as told:
@@ -134,10 +140,18 @@ def lead(me: Leader, known: Directory, save: Save, *, name: str, retention: Rete
 def give_up(me: Leader, known: Directory, path: str, error: Exception, *, name: str) -> Flow[None]:
     """Tells the others that this save has failed before it began."""
     me.ordinal += 1
-    me.begun = yield Wait(0.0)
+    me.begun, me.counter = (yield Wait(0.0)), None
     me.before = None
-    yield from known.claim(name)
+    yield from _claim(me, known, name)
     yield from _tell(me, known, path, Failure.of(error, "Worker 0: "))
+
+
+def _claim(me: Leader, known: Directory, name: str) -> Flow[None]:
+    try:
+        yield from known.claim(name)
+    except Exception as error:  # the others can be told when the directory is ours, so at the next save
+        me.failure = me.ordinal, Failure.of(error, "Worker 0: ")
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,7 +250,7 @@ class _Attempts:
         used = merged.header.num_shards
         index = encode_index(Index(Header(num_shards=plan.of, write_id=write_id), merged.entries))
         objects = Retired(path=plan.path, write_id=write_id, used=used, of=plan.of)
-        self.me.before = self.known.serial
+        self.me.before, self.me.has_published = self.known.serial, True
         yield from self.known.publish(index, objects, created, target, self.retention)
         return sum(entry.size for entry in merged.entries.values() if not entry.slices)
 
@@ -266,7 +280,10 @@ def _plan_for(me: Leader, known: Directory, path: str, attempt: Attempt) -> Plan
         size=me.workers.size,
         attempt=attempt,
         path=path,
+        counter=me.counter,
+        is_first=not me.has_published,
         since=known.found,
+        last=me.failure[1] if me.failure and me.failure[0] == me.ordinal - 1 else None,
     )
 
 
@@ -290,6 +307,7 @@ def _ask(me: Leader, known: Directory, target: Target) -> Flow[tuple[Manifest, .
 
 def _tell(me: Leader, known: Directory, path: str, failure: Failure) -> Flow[None]:
     """Tells the others that nothing comes of it; who has never been here before is waited for."""
+    me.failure = me.ordinal, failure
     now: float = yield Wait(0.0)  # after a budget that is spent, another
     up = me.plan[0] if me.plan and me.plan[0].ordinal == me.ordinal else None
     plan = dataclasses.replace(up or _plan_for(me, known, path, known.attempt()), failure=failure)

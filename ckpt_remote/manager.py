@@ -439,17 +439,24 @@ class CheckpointManager(tf.train.CheckpointManager):
                 path = f"{self._name}-{number if checkpoint_number is None else as_integer(checkpoint_number)}"
                 # Before anything else: all workers take part in reading what is spread over them.
                 snapshot = capture(self._target, path.rpartition("/")[2], options)
-            size = self._crew.save(path, snapshot)
+            path, size = self._crew.save(path, snapshot, counter=number, is_numbered=checkpoint_number is not None)
         except BaseException as error:
+            self._agree(number)
             if self._crew.may_have_landed(error):
                 self._last_step = step  # so its number and its step count as used
             else:
                 self._save_counter.rollback()
             raise
+        self._agree(number)
         self._last_step = step
         self._tell(path, size, time.perf_counter() - started)
         self._clean_up()
         return path
+
+    def _agree(self, number: int) -> None:
+        """Takes over the count of saves that all workers have."""
+        if self._crew.counter not in (None, number):
+            self._save_counter.adopt(self._crew.counter)
 
     @contextlib.contextmanager
     def _others_told(self, path: str) -> Iterator[None]:

@@ -46,6 +46,10 @@ class SaveCounter:
         add, _ = self._graph_operations()
         return int(_session().run(add))
 
+    def adopt(self, value: int) -> None:
+        """Takes over a value; not in graph mode, where nobody saves with others."""
+        self._checkpoint.save_counter.assign(value)
+
     def rollback(self) -> None:
         """Takes one off again."""
         if tf.executing_eagerly():

@@ -29,10 +29,12 @@ from ckpt_remote.upload import create
 from ckpt_remote.verdicts import AbandonedError, SupersededError, incomplete, taken_over, twice
 from ckpt_remote.workers import Workers
 
-__all__ = ["Member", "await_outcome", "find_plan", "join", "vote", "watch"]
+__all__ = ["Member", "await_outcome", "find_plan", "join", "look_around", "vote", "watch"]
 
 # Seconds in which a leader that has claimed the directory is expected to show a plan.
 _GRACE = 30.0
+# Seconds in which a leader whose last save failed is expected to begin the next, where this worker has begun it.
+_STALE = 3.0
 
 
 @dataclass(slots=True)
@@ -45,9 +47,11 @@ class Member:
         since: The digest of the state that it found.
         epoch: How often the directory had been claimed then.
         session: The leader's, once it has joined one.
-        ordinal: How often it has begun to save.
+        ordinal: Which of the leader's saves it took part in last.
+        counter: The leader's save counter, once it is known in a save.
         seen: The attempts that are over for it.
-        missed: Whether it came too late for the last save that it saw.
+        stranger: The attempt whose plan was up when it read the state: its leader may be dead.
+        takes_part: Whether it has begun to take part in the save that it is at.
     """
 
     workers: Workers
@@ -56,55 +60,76 @@ class Member:
     epoch: int = 0
     session: str | None = None
     ordinal: int = 0
+    counter: int | None = None
     seen: set[str] = field(default_factory=set)
-    missed: bool = False
+    stranger: str = ""
+    takes_part: bool = False
+
+    def begin(self) -> None:
+        """Says that it begins to save."""
+        self.takes_part, self.counter = False, None
 
     def expects(self, plan: Plan) -> bool:
         """Whether a plan is one for this save.
 
         Raises:
-            AbandonedError: Another job has taken the directory over, or the others have gone on without this worker.
+            AbandonedError: Another job has taken the directory over, or the leader has given this save up.
         """
         if self.session is None:
-            if plan.status == "over" or not self.may_follow(plan):
+            if plan.status == "over" or not self._may_follow(plan):
                 return False
         elif plan.session != self.session:
             raise taken_over(self.url)
-        if plan.ordinal > self.ordinal:
-            self._miss(plan)
-        return plan.ordinal == self.ordinal and (plan.attempt.number not in self.seen or plan.failure is not None)
+        if self.takes_part:
+            _require_same_save(plan, self.ordinal, self.url)
+        is_due = self.takes_part or plan.ordinal > self.ordinal
+        return is_due and (plan.attempt.number not in self.seen or plan.failure is not None)
 
-    def may_follow(self, plan: Plan) -> bool:
-        """Whether a plan is one of this worker's job that starts from what this worker has found."""
-        return (plan.job, plan.size, plan.since) == (self.workers.job, self.workers.size, self.since)
+    def accept(self, plan: Plan) -> None:
+        """Takes a plan for the one of this save, and its leader for the leader."""
+        self.session, self.ordinal, self.counter = plan.session, plan.ordinal, plan.counter
+        self.takes_part = True
 
-    def _miss(self, plan: Plan) -> None:
-        # One save behind, this worker meets the others at the next; any further, it was started by itself.
-        self.ordinal = plan.ordinal if self.missed else self.ordinal
-        self.missed = not self.missed
-        raise incomplete(
-            f"The others have given up the save to {self.url} that this worker, {self.workers.rank}, has just begun: "
-            "nothing of it was published. Call save() on every worker at the same steps."
-        )
+    def _may_follow(self, plan: Plan) -> bool:
+        """Whether a plan is one of this worker's job.
+
+        That is, starts from what this worker has found; or, where this worker came when the leader had begun already,
+        is by one that has published nothing, and is alive: what the dead have left does not change.
+        """
+        if (plan.job, plan.size) != (self.workers.job, self.workers.size):
+            return False
+        return plan.since == self.since or (plan.is_first and plan.attempt.number != self.stranger)
+
+
+def look_around(member: Member) -> Flow[None]:
+    """Notes what is there when a worker reads the state that has yet to join a leader."""
+    if member.session is None:
+        with contextlib.suppress(CorruptError):
+            plan = yield from _look(member.url)
+            member.stranger = plan.attempt.number if plan is not None else ""
 
 
 def find_plan(member: Member) -> Flow[Plan]:
     """Waits for the leader's plan of this save.
 
     Raises:
-        AbandonedError: The leader has not come in time, another job has taken the directory over, or the others have
-            gone on without this worker.
+        AbandonedError: The leader has not come in time or has given this save up, or another job has taken the
+            directory over.
         StoreError: The store kept failing.
     """
     pauses = Pauses()
     start: float = yield Wait(0.0)
-    now = start
+    now, stale = start, ""
     while True:
         found, state = yield GetAll((PLAN, STATE))
         plan = _plan(found, member.url)
         if plan is not None and member.expects(plan):
-            member.session, member.missed = plan.session, False
-            return plan
+            if now == start and plan.failure is not None and member.session is not None:
+                stale = plan.attempt.number
+            # What had failed before this worker looked may be a save that it left out: then the next one is near.
+            if plan.attempt.number in member.seen or plan.attempt.number != stale or now - start > _STALE:
+                member.accept(plan)
+                return plan
         is_known = member.session is not None  # else the claim may be that of its own leader
         if is_known and now - start > min(_GRACE, member.workers.timeout) and _epoch(state, member.url) > member.epoch:
             raise taken_over(member.url)
@@ -112,8 +137,8 @@ def find_plan(member: Member) -> Flow[Plan]:
             raise incomplete(
                 f"The leader, worker 0, has not begun to save to {member.url} within {member.workers.timeout:.0f} "
                 f"seconds: nothing was published. Worker {member.workers.rank} of {member.workers.size} waited. Call "
-                "save() on every worker at the same steps, with the same directory; make the managers when all have "
-                "started, and let all restore or none."
+                "save() on every worker at the same steps, with the same directory; let all restore or none. "
+                "Workers(timeout=...) sets how long to wait."
             )
         now = yield Wait(pauses.next())
 
@@ -262,12 +287,20 @@ def _require_same(current: Plan, plan: Plan, url: str) -> None:
     """Passes if that is the plan still, and it stands."""
     if current.session != plan.session:
         raise taken_over(url)
-    if current.ordinal != plan.ordinal:
-        raise incomplete(f"The leader has given up the save of {url}/{plan.path}, and it was not published.")
+    _require_same_save(current, plan.ordinal, f"{url}/{plan.path}")
     if current.failure is not None:
         raise AbandonedError(current.failure)
     if current.attempt != plan.attempt:
         raise SupersededError
+
+
+def _require_same_save(current: Plan, ordinal: int, url: str) -> None:
+    """Passes unless the leader has begun another save."""
+    if current.ordinal == ordinal:
+        return
+    if current.ordinal == ordinal + 1 and current.last is not None:
+        raise AbandonedError(current.last)
+    raise incomplete(f"The leader has given up the save to {url}, and nothing of it was published.")
 
 
 def _is_committed(plan: Plan, url: str) -> Flow[bool]:

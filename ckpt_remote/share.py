@@ -27,9 +27,12 @@ from ckpt_remote.plan import Shard, Tensor
 from ckpt_remote.store import Retry, Store
 from ckpt_remote.upload import Uploaded, upload_shards, withdraw
 
-__all__ = ["Save", "Share", "Write", "Written", "share_of", "write_share"]
+__all__ = ["SAVE_COUNTER", "Save", "Share", "Write", "Written", "share_of", "write_share"]
 
 T = TypeVar("T")
+
+SAVE_COUNTER = "save_counter/.ATTRIBUTES/VARIABLE_VALUE"
+"""The key of a checkpoint's count of saves (checkpoint.py)."""
 
 # Checksums need no more threads than there may be cores for them, beside those that send.
 _THREADS = 4
@@ -85,11 +88,15 @@ class Save:
 
     Attributes:
         path: The prefix of the checkpoint.
+        counter: The save counter.
+        is_numbered: Whether the caller has said the number, which is the counter otherwise.
         tensors: What this worker has.
         write: Writes a share.
     """
 
     path: str
+    counter: int = 0
+    is_numbered: bool = True
     tensors: Sequence[Tensor]
     write: Write
 

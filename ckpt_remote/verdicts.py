@@ -77,6 +77,6 @@ def vanished(rank: int, plan: Plan, url: str, *, joined: bool) -> AbandonedError
     text = (
         f"Cannot save {url}/{plan.path}: worker {rank} of {plan.size} {what} in time, so nothing was published. See "
         "whether it is alive. Every worker calls save() at the same steps, with the same directory; make the managers "
-        "when all have started, before worker 0 first saves. Workers(timeout=...) sets how long to wait."
+        "before the first checkpoint of a job is there. Workers(timeout=...) sets how long to wait."
     )
     return AbandonedError(Failure("IncompleteError", text))

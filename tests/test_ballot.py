@@ -55,6 +55,8 @@ plans = st.builds(
     attempt=attempts,
     path=texts,
     since=texts,
+    counter=st.none() | st.integers(0, 2**62),
+    is_first=st.booleans(),
     exact=st.booleans(),
     state=texts,
     of=st.integers(0, 99_999),
@@ -62,6 +64,7 @@ plans = st.builds(
     manifests=st.lists(texts).map(tuple),
     layout=st.none() | layouts,
     failure=st.none() | failures,
+    last=st.none() | failures,
 )
 parts = st.builds(
     Part,
@@ -77,7 +80,7 @@ PLAN_OF_OURS = Plan(
     status="open", session="5e55", job="j", ordinal=3, size=4, attempt=OURS, path="ckpt-3", since="abc", exact=True,
     state="1d", of=9, first=(0, 2, 4, 6, 8), manifests=("a", "a", "a", "b"),
     layout=Layout(own=(frozenset({("k", "0,5:-")}), frozenset()), common=frozenset({("c", "")}), taken=(3, 4), limit=9),
-    failure=Failure("ValueError", "because", keep=True),
+    failure=Failure("ValueError", "because", keep=True), last=Failure("StoreError", "no"),
 )  # fmt: skip
 PART_OF_OURS = Part(
     failure=Failure("StoreError", "no"), index=b"i" * 90, checksums=b"\n" * 8, graph=b"g", manifest=b"m"

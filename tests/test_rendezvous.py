@@ -15,7 +15,7 @@ from ckpt_remote.errors import ConflictError, CorruptError, StoreError, UnknownO
 from ckpt_remote.origin import new_attempt
 from ckpt_remote.patience import Progress
 from ckpt_remote.probe import PLAN
-from ckpt_remote.rendezvous import await_outcome, find_plan, join, vote, watch
+from ckpt_remote.rendezvous import await_outcome, find_plan, join, look_around, vote, watch
 from ckpt_remote.verdicts import AbandonedError, SupersededError
 
 LOST = StoreError("no answer", transient=True)
@@ -113,27 +113,76 @@ def test_a_leader_of_another_session_has_taken_over(world):
     assert "ConflictError" == failure_of(world, find_plan(member(session="5e55"))).kind
 
 
-def test_who_is_one_save_behind_is_told_and_meets_the_others_at_the_next(world):
+def test_a_plan_of_a_save_that_this_worker_is_through_with_is_none(world):
     me = member(session="5e55", ordinal=4)
-    world.show(shown := plan(ordinal=5))
+    world.show(plan(ordinal=4))
+    shown = plan(ordinal=5, attempt=new_attempt(TERM, 5))
+    world.at(20.0, world.show, shown)
+
+    assert shown == world.run(find_plan(me))
+
+
+def test_whoever_has_left_saves_out_follows_the_leader_in_the_next(world):
+    me = member(session="5e55", ordinal=2)
+    for ordinal in (3, 7, 8):
+        world.show(shown := plan(ordinal=ordinal, attempt=new_attempt(TERM, ordinal)))
+
+        assert shown == world.run(find_plan(me))
+        me.begin()
+
+
+def test_a_save_that_a_worker_has_taken_part_in_is_not_taken_for_the_next(world):
+    """The leader has tried again before this worker could learn that it had failed."""
+    me = member(session="5e55")
+    world.show(plan())
+    world.run(find_plan(me))
+    world.show(plan(ordinal=2, attempt=new_attempt(TERM, 2), last=Failure("ValueError", "because")))
+
+    assert "ValueError" == failure_of(world, find_plan(me)).kind
+
+
+def test_a_failure_that_was_there_before_is_told_unless_the_next_save_begins_soon(world):
+    """Whoever left a save out finds it failed, while the others begin another."""
+    failed = plan(ordinal=3, status="over", failure=Failure("ValueError", "because"))
+    following = plan(ordinal=4, attempt=new_attempt(TERM, 4))
+    world.show(failed)
+    world.at(1.0, world.show, following)
+    assert following == world.run(find_plan(member(session="5e55", ordinal=2)))
+    world.show(failed)
+    begun = world.now
+
+    assert failed == world.run(find_plan(member(session="5e55", ordinal=2)))
+    assert 3 < world.now - begun < 4
+
+
+def test_a_failure_that_comes_while_one_looks_is_told_at_once(world):
+    failed = plan(ordinal=3, status="failed", failure=Failure("ValueError", "because"))
+    world.at(5.0, world.show, failed)
+
+    assert failed == world.run(find_plan(member(session="5e55", ordinal=2)))
+    assert world.now < 6
+
+
+def test_who_comes_late_follows_a_leader_that_proves_to_be_alive(world):
+    """What a dead one has left does not change."""
+    me = member(since="a later state")
+    world.show(plan(is_first=True))
+    world.run(look_around(me))
+    assert "IncompleteError" == failure_of(world, find_plan(me)).kind
+    me.begin()
+    world.show(shown := plan(is_first=True, ordinal=2, attempt=new_attempt(TERM, 2)))
+
+    assert shown == world.run(find_plan(me))
+    assert "5e55" == me.session
+
+
+def test_who_comes_later_than_the_first_checkpoint_follows_nobody(world):
+    """The leader may be one of before a restart that wakes up late."""
+    me = member(since="a later state")
+    world.run(look_around(me))
+    world.show(plan())
 
     assert "IncompleteError" == failure_of(world, find_plan(me)).kind
-    me.ordinal += 1
-    assert shown == world.run(find_plan(me))
-
-
-def test_who_is_further_behind_takes_over_the_count_of_the_leader(world):
-    """It was started anew, or has left saves out: what the leader counts is what all count."""
-    me = member(session="5e55", ordinal=2)
-    world.show(plan(ordinal=7))
-    told = []
-    for _ in range(2):
-        told.append(failure_of(world, find_plan(me)).kind)
-        me.ordinal += 1
-    world.show(shown := plan(ordinal=8))
-
-    assert ["IncompleteError"] * 2 == told
-    assert shown == world.run(find_plan(me))
 
 
 def test_a_plan_that_is_damaged_is_corrupt(world):
@@ -212,9 +261,11 @@ def test_who_watches_ends_when_its_share_is_done(world):
     [
         ({"failure": Failure("StoreError", "no room", keep=True)}, "StoreError", True),
         ({"session": "new"}, "ConflictError", True),
+        ({"ordinal": 2, "last": Failure("StoreError", "no room")}, "StoreError", False),
+        ({"ordinal": 3, "last": Failure("StoreError", "no room")}, "IncompleteError", True),
         ({"ordinal": 2}, "IncompleteError", True),
     ],
-    ids=["failed", "taken over", "given up"],
+    ids=["failed", "taken over", "the next", "the next but one", "given up"],
 )
 def test_who_watches_learns_within_seconds_that_nothing_comes_of_it(world, changes, kind, keep):
     shown = plan()

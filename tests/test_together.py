@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import tempfile
 import threading
+import time
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ from support.places import Place, download, read_all
 from support.watched import repeated
 
 from ckpt_remote import CheckpointError, ConflictError, IncompleteError, StoreError, UnsupportedError, crew
+from ckpt_remote.ballot import decode_plan
+from ckpt_remote.directory import Directory
 from ckpt_remote.origin import SEAL_SIZE
 from ckpt_remote.probe import CONTROL, PLAN
 from ckpt_remote.store import open_store
@@ -462,14 +465,88 @@ def test_a_save_that_is_visible_is_no_error_because_the_state_cannot_be_read_aft
         raise StoreError("403", transient=False)
 
     def follow_and_lose(member, save):
-        yield from follow(member, save)
+        path = yield from follow(member, save)
         monkeypatch.setattr(crew.Crew, "refresh", lose)
+        return path
 
     monkeypatch.setattr(crew, "follow", follow_and_lose)
     team = Team(where, same(2))
 
     assert [f"{where.url}/ckpt-1"] * 2 == team.save()
     assert [1, 1] == [int(checkpoint.save_counter) for checkpoint in team.checkpoints]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("who", [0, 1])
+def test_after_a_save_that_one_worker_left_out_the_next_passes(who, times):
+    team = Team(Place.in_memory(), same(3), timeout=1.0)
+    team.save()
+    for _ in range(times):
+        outcomes = together(*(manager.save for rank, manager in enumerate(team.managers) if rank != who))
+        assert [IncompleteError] * 2 == kinds(outcomes)
+
+    assert [f"{team.place.url}/ckpt-2"] * 3 == team.save()
+    assert [f"{team.place.url}/ckpt-3"] * 3 == team.save()
+
+
+@pytest.mark.parametrize("who", [0, 1])
+def test_after_a_save_that_one_worker_made_alone_the_next_passes(who):
+    team = Team(Place.in_memory(), same(3), timeout=1.0)
+    team.save()
+    assert [IncompleteError] == kinds(together(team.managers[who].save))
+
+    assert [f"{team.place.url}/ckpt-2"] * 3 == team.save()
+    assert [f"{team.place.url}/ckpt-3"] * 3 == team.save()
+
+
+@pytest.mark.parametrize("kind", [IncompleteError, StoreError])
+def test_a_plan_tells_why_the_save_before_failed(kind, monkeypatch):
+    """For who has yet to learn it when the leader tries again at once; where it could not claim, nobody has."""
+    team = Team(Place.in_memory(), same(2), timeout=0.5)
+    if kind is StoreError:
+        with monkeypatch.context() as patch:
+            patch.setattr(Directory, "claim", refuse)
+            assert [StoreError] == kinds(together(team.managers[0].save))
+    else:
+        assert [IncompleteError] == kinds(together(team.managers[0].save))
+    assert [IncompleteError] == kinds(together(team.managers[0].save))
+
+    shown = decode_plan(team.place.store().read(PLAN).data, path=PLAN)
+    assert kind.__name__ == shown.last.kind
+
+
+def refuse(*_):
+    raise StoreError("403", transient=False)
+    yield
+
+
+def test_save_counters_at_odds_are_brought_together(where):
+    """As after a failure of which not all have learnt."""
+    team = Team(where, same(3))
+    team.checkpoints[1].save_counter.assign(5)
+    team.checkpoints[2].save_counter.assign_sub(1)
+
+    assert [f"{where.url}/ckpt-1"] * 3 == team.save()
+    assert [f"{where.url}/ckpt-70"] * 3 == team.save(70, 70, 70)
+    assert [2] * 3 == [int(checkpoint.save_counter) for checkpoint in team.checkpoints]
+    team.checkpoints[1].save_counter.assign(5)
+    assert [ValueError] * 3 == kinds(team.save(7, 8, 9))
+    assert [2] * 3 == [int(checkpoint.save_counter) for checkpoint in team.checkpoints]
+
+
+def test_a_manager_that_is_made_after_the_first_save_has_begun_is_in_the_next(where):
+    crew = same(2)
+    leader = where.manager(crew[0], workers=Workers(0, 2, timeout=2.0, job="job"))
+
+    def come_late():
+        while PLAN not in {info.key for info in where.store().list(CONTROL)}:
+            time.sleep(0.01)
+        return where.manager(crew[1], workers=Workers(1, 2, timeout=2.0, job="job"))
+
+    failed, late = together(leader.save, come_late)
+    assert isinstance(failed, IncompleteError)
+
+    assert [f"{where.url}/ckpt-1"] * 2 == together(leader.save, late.save)
 
 
 @pytest.mark.parametrize("who", [0, 2])

@@ -1,7 +1,9 @@
 """The protocol of many workers in the world of `schedules`: lost answers, late requests, crashes, rivals and sleepers.
 
-A job is a leader and its followers, each the library's own `lead` and `follow`, driven request by request. When one
-of its workers crashes, the job may be restarted with another number of workers, while those of the old one live on.
+A job is a leader and its followers, each the library's own `lead` and `follow`, driven request by request. Some train
+in step, as those with mirrored variables must, and now and then one leaves a save out; others run apart after a failure
+of which not all have learnt. When one of its workers crashes, the job may be restarted with another number of workers,
+while those of the old one live on.
 
 Every checkpoint must be of one job and one save, whichever workers wrote it. What any worker was told must be true:
 who saw the save pass finds it listed, and who saw it fail never does.
@@ -18,7 +20,7 @@ from ckpt_remote.follower import follow
 from ckpt_remote.leader import Leader, lead, take_down
 from ckpt_remote.patience import Progress
 from ckpt_remote.plan import Tensor
-from ckpt_remote.rendezvous import Member
+from ckpt_remote.rendezvous import Member, look_around
 from ckpt_remote.share import Save, Written
 from ckpt_remote.upload import Uploaded, create, take_back
 from ckpt_remote.workers import Workers
@@ -28,6 +30,10 @@ __all__ = ["Crews"]
 
 UINT8 = 4
 TIMEOUT = 40.0
+DRIFTED = 255
+"""The mark of a copy that does not count."""
+FORGETFUL = 0.04
+"""How likely a worker leaves a save out."""
 SIZE = 48
 
 
@@ -67,7 +73,9 @@ class Crews(World):
         self.sizes = {}
         self.named = self.chance.random() < 0.5
         self.own = self.chance.random() < 0.3
-        self.lockstep = self.chance.random() < 0.5
+        self.lockstep = self.chance.random() < 0.6
+        self.mirrors = self.named and self.lockstep
+        self.drifts = self.mirrors and self.chance.random() < 0.3
         for _ in range(jobs):
             self._begin_job()
 
@@ -100,9 +108,13 @@ class Crews(World):
         try:
             yield from known.load()
             member.since, member.epoch = known.found, known.epoch
+            yield from look_around(member)
             for turn in range(self.saves):
                 if self.lockstep:
                     yield from self._meet(job, turn)
+                    if self.chance.random() < FORGETFUL:
+                        self.events["left out"] += 1
+                        continue
                 try:
                     yield from self._turn(job, rank, turn, known, leader if rank == 0 else member)
                 except ConflictError:
@@ -128,7 +140,7 @@ class Crews(World):
         path = job.numbers.setdefault(turn, f"ckpt-{self._number(known)}")
         stamp = f"{job.name}.{turn}"
         save = Save(path=path, tensors=self._tensors(stamp, rank), write=self._write)
-        self.sizes[self.marks[stamp]] = SIZE * (2 + (job.size - 1 if self.own else 0))
+        self.sizes[self.marks[stamp]] = SIZE * (2 + self.drifts + (job.size - 1 if self.own else 0))
         try:
             if rank == 0:
                 retention = Retention(max_to_keep=self.keep, keep_checkpoint_every_n_hours=self.hours)
@@ -153,13 +165,15 @@ class Crews(World):
             me.since, me.epoch = known.found, known.epoch
 
     def _tensors(self, stamp, rank):
-        """Every byte of them says whose save it is of."""
+        """Every byte of them says whose save it is of; of what has drifted, the leader's."""
         mark = self.marks.setdefault(stamp, len(self.marks) + 1)
 
-        def tensor(key):
-            return Tensor(key=key, dtype=UINT8, shape=(SIZE,), data=bytes([mark]) * SIZE, mirrored=self.named)
+        def tensor(key, mark=mark, *, mirrored=self.mirrors):
+            return Tensor(key=key, dtype=UINT8, shape=(SIZE,), data=bytes([mark]) * SIZE, mirrored=mirrored)
 
-        return [tensor("a"), tensor("b"), *([tensor(f"own {rank}")] if self.own and rank != 1 else [])]
+        drifted = [tensor("drifted", mark if rank == 0 else DRIFTED)] if self.drifts else []
+        own = [tensor(f"own {rank}", mirrored=False)] if self.own and rank != 1 else []
+        return [tensor("a"), tensor("b"), *drifted, *own]
 
     def _write(self, share, beside):
         """As `write_share`, with the two flows taking turns by chance."""

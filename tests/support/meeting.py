@@ -40,7 +40,10 @@ def plan(**named):
 
 
 def member(rank=1, **named):
-    return Member(Workers(rank, 3, timeout=TIMEOUT, job="job"), URL, **{"ordinal": 1, **named})
+    """A worker that begins to save."""
+    me = Member(Workers(rank, 3, timeout=TIMEOUT, job="job"), URL, **named)
+    me.begin()
+    return me
 
 
 class World:
