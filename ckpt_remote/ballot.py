@@ -11,6 +11,7 @@ Promises: what is decoded is what was encoded, or `CorruptError` is raised. It d
 
 import dataclasses
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -22,7 +23,18 @@ from ckpt_remote.layout import Identity, Layout
 from ckpt_remote.origin import SEAL_SIZE, Attempt, read_seal
 from ckpt_remote.probe import CONTROL, PLAN
 
-__all__ = ["Failure", "Part", "Plan", "Status", "Votes", "decode_join", "decode_part", "decode_plan"]
+__all__ = [
+    "Failure",
+    "Part",
+    "Plan",
+    "Status",
+    "Votes",
+    "decode_join",
+    "decode_layout",
+    "decode_part",
+    "decode_plan",
+    "encode_layout",
+]
 
 _CHECKSUM = 8  # hexadecimal digits
 
@@ -93,7 +105,7 @@ class Plan:
         first: For each worker the number of its first data object, and at last how many there are.
         manifests: For each worker the digest of what it is taken to have.
         led: What the leader writes, whole, though all have it: copies of it differ.
-        layout: Who writes what, where it does not follow from equal manifests.
+        is_laid_out: Whether an object of its own says who writes what, as it does not follow from equal manifests.
         failure: Why it failed, if it did.
         last: Why the leader's save before this one failed, if it did, for who has yet to learn it.
     """
@@ -114,13 +126,18 @@ class Plan:
     first: tuple[int, ...] = ()
     manifests: tuple[str, ...] = ()
     led: tuple[Identity, ...] = ()
-    layout: Layout | None = None
+    is_laid_out: bool = False
     failure: Failure | None = None
     last: Failure | None = None
 
     def key(self, what: Literal["join", "part"], rank: int) -> str:
         """The key of what a worker says."""
         return f"{CONTROL}{self.attempt.number}/{what}-{rank}"
+
+    @property
+    def layout_key(self) -> str:
+        """The key of what says who writes what. Everybody looks at the plan many times, and at that once."""
+        return f"{CONTROL}{self.attempt.number}/layout"
 
     def keys(self) -> tuple[str, ...]:
         """The keys of everything that the workers say."""
@@ -131,7 +148,6 @@ class Plan:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields |= {
             "attempt": dataclasses.astuple(self.attempt),
-            "layout": self.layout and _print_layout(self.layout),
             "failure": self.failure and dataclasses.astuple(self.failure),
             "last": self.last and dataclasses.astuple(self.last),
         }
@@ -185,7 +201,6 @@ def decode_plan(data: bytes, *, path: str) -> Plan:
         fields = json.loads(body)
         fields["attempt"] = Attempt(*fields["attempt"])
         fields["led"] = [(key, part) for key, part in fields["led"]]
-        fields["layout"] = fields["layout"] and _parse_layout(fields["layout"])
         fields |= {name: fields[name] and Failure(*fields[name]) for name in ("failure", "last")}
         values: dict[str, Any] = {name: tuple(it) if isinstance(it, list) else it for name, it in fields.items()}
         plan = Plan(**values)
@@ -194,6 +209,39 @@ def decode_plan(data: bytes, *, path: str) -> Plan:
     if plan.attempt != by:
         raise CorruptError(f"{path} has another seal than its plan says.", path=path)
     return plan
+
+
+def encode_layout(layout: Layout) -> bytes:
+    """Prints who writes what, without a seal."""
+    fields = {
+        "own": [sorted(names) for names in layout.own],
+        "common": sorted(layout.common),
+        "taken": layout.taken,
+        "limit": layout.limit,
+    }
+    return _checked(zlib.compress(json.dumps(fields).encode()))
+
+
+def decode_layout(data: bytes, plan: Plan, *, path: str) -> Layout:
+    """Parses who writes what.
+
+    Raises:
+        CorruptError: It is no layout, or not the plan's.
+    """
+    sealed, by = _unseal(data, plan.layout_key, path)
+    if by != plan.attempt:
+        raise CorruptError(f"{path} has another seal than its plan.", path=path)
+    body = _verified(sealed, path)
+    try:
+        fields = json.loads(zlib.decompress(body))
+        return Layout(
+            own=tuple(_names(pairs) for pairs in fields["own"]),
+            common=_names(fields["common"]),
+            taken=tuple(int(size) for size in fields["taken"]),
+            limit=int(fields["limit"]),
+        )
+    except (ValueError, TypeError, KeyError, RecursionError, zlib.error) as error:
+        raise CorruptError(f"{path} holds no layout: {error}.", path=path) from error
 
 
 def decode_join(data: bytes, key: str, *, path: str) -> Attempt:
@@ -253,22 +301,5 @@ def _unseal(data: bytes, key: str, path: str) -> tuple[bytes, Attempt]:
     return body, by
 
 
-def _print_layout(layout: Layout) -> dict[str, Any]:
-    return {
-        "own": [sorted(names) for names in layout.own],
-        "common": sorted(layout.common),
-        "taken": layout.taken,
-        "limit": layout.limit,
-    }
-
-
-def _parse_layout(fields: Mapping[str, Any]) -> Layout:
-    def names(pairs: Sequence[Sequence[str]]) -> frozenset[tuple[str, str]]:
-        return frozenset((key, part) for key, part in pairs)
-
-    return Layout(
-        own=tuple(names(pairs) for pairs in fields["own"]),
-        common=names(fields["common"]),
-        taken=tuple(fields["taken"]),
-        limit=fields["limit"],
-    )
+def _names(pairs: Sequence[Sequence[str]]) -> frozenset[Identity]:
+    return frozenset((key, part) for key, part in pairs)

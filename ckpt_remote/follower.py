@@ -12,14 +12,15 @@ for what the checkpoint may be made of. How bytes travel is the caller's: these 
 
 from dataclasses import dataclass, replace
 
-from ckpt_remote.ballot import Failure, Part, Plan
+from ckpt_remote.ballot import Failure, Part, Plan, decode_layout
 from ckpt_remote.bundle import encode_index
 from ckpt_remote.errors import ConflictError, StoreError
-from ckpt_remote.flow import Flow, Wait
-from ckpt_remote.layout import Manifest, assign, encode_manifest, manifest_of
+from ckpt_remote.flow import Flow, Get, Wait
+from ckpt_remote.layout import Layout, Manifest, assign, encode_manifest, manifest_of
 from ckpt_remote.origin import Attempt
 from ckpt_remote.rendezvous import Member, await_outcome, find_plan, join, vote, watch
 from ckpt_remote.share import SAVE_COUNTER, Save, Share, Written, share_of
+from ckpt_remote.store import Object
 from ckpt_remote.tally import graph_of, index_of, pack
 from ckpt_remote.upload import take_back
 from ckpt_remote.verdicts import AbandonedError, SupersededError, ToldError
@@ -103,7 +104,7 @@ class _Attempts:
         if plan.status == "asking" or plan.manifests[rank] != self.manifest.digest:
             yield from vote(plan, Part(manifest=encode_manifest(self.manifest)), attempt, self.me)
             return None
-        layout = plan.layout or assign((self.manifest,) * plan.size, plan.led)
+        layout = yield from self._layout(plan)
         share = share_of(plan, layout, rank, save, attempt)
         if len(share.shards) != plan.first[rank + 1] - plan.first[rank]:  # strings of its own have grown
             yield from vote(plan, Part(manifest=encode_manifest(self.manifest)), attempt, self.me)
@@ -123,11 +124,19 @@ class _Attempts:
         yield from self._conclude(plan, attempt, self._part(plan, share, written), written, now - start)
         return plan.path
 
+    def _layout(self, plan: Plan) -> Flow[Layout]:
+        if not plan.is_laid_out:
+            return assign((self.manifest,) * plan.size, plan.led)
+        found: Object | None = yield Get(plan.layout_key)
+        if found is None:  # the attempt is over
+            raise SupersededError
+        return decode_layout(found.data, plan, path=f"{self.me.url}/{plan.layout_key}")
+
     def _part(self, plan: Plan, share: Share, written: Written) -> Part:
         return Part(
             index=encode_index(index_of(share.shards, written.uploaded.checksums)),
             checksums=pack(written.checksums),
-            graph=b"" if plan.layout is None else graph_of(self.save.tensors),
+            graph=graph_of(self.save.tensors) if plan.is_laid_out else b"",
         )
 
     def _conclude(self, plan: Plan, attempt: Attempt, part: Part, written: Written, took: float) -> Flow[None]:

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
 
-from ckpt_remote.ballot import Failure, Plan, Votes
+from ckpt_remote.ballot import Failure, Plan, Votes, encode_layout
 from ckpt_remote.bundle import (
     OBJECT_GRAPH,
     STRING,
@@ -198,8 +198,11 @@ class _Attempts:
             first=tuple(accumulate(counts, initial=0)),
             manifests=tuple(manifest.digest for manifest in self.me.manifests),
             led=tuple(sorted(self.me.led)),
-            layout=None if uniform else layout,
+            is_laid_out=not uniform,
         )
+        if plan.is_laid_out:
+            self.me.litter.append(plan.layout_key)
+            yield from create(plan.layout_key, (encode_layout(layout),), plan.attempt)
         yield from _put_up(self.me, plan, target.guard)
         share = share_of(plan, layout, 0, self.save, plan.attempt)
         written, votes = yield from self._write(plan, share)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.fuzz import mutated
 
 from ckpt_remote import errors
-from ckpt_remote.ballot import Failure, Part, Plan, decode_join, decode_part, decode_plan
+from ckpt_remote.ballot import Failure, Part, Plan, decode_join, decode_layout, decode_part, decode_plan, encode_layout
 from ckpt_remote.bundle import crc32c
 from ckpt_remote.errors import CheckpointError, CorruptError, IncompleteError, StoreError
 from ckpt_remote.layout import Layout
@@ -22,6 +22,7 @@ from ckpt_remote.store.faults import PassingError
 WHERE = "s3://bucket/run/somewhere"
 PART = f"{CONTROL}0123/part-1"
 OURS = Attempt("00" * 8, 7, "11" * 12)
+THEIRS = Attempt("00" * 8, 7, "22" * 12)
 
 
 def checked(body):
@@ -62,7 +63,7 @@ plans = st.builds(
     of=st.integers(0, 99_999),
     first=st.lists(st.integers(0, 99_999)).map(tuple),
     manifests=st.lists(texts).map(tuple),
-    layout=st.none() | layouts,
+    is_laid_out=st.booleans(),
     failure=st.none() | failures,
     last=st.none() | failures,
 )
@@ -79,9 +80,10 @@ parts = st.builds(
 PLAN_OF_OURS = Plan(
     status="open", session="5e55", job="j", ordinal=3, size=4, attempt=OURS, path="ckpt-3", since="abc", exact=True,
     state="1d", of=9, first=(0, 2, 4, 6, 8), manifests=("a", "a", "a", "b"),
-    layout=Layout(own=(frozenset({("k", "0,5:-")}), frozenset()), common=frozenset({("c", "")}), taken=(3, 4), limit=9),
+    is_laid_out=True,
     failure=Failure("ValueError", "because", keep=True), last=Failure("StoreError", "no"),
 )  # fmt: skip
+LAYOUT = Layout(own=(frozenset({("k", "0,5:-")}), frozenset()), common=frozenset({("c", "")}), taken=(3, 4), limit=9)
 PART_OF_OURS = Part(
     failure=Failure("StoreError", "no"), index=b"i" * 90, checksums=b"\n" * 8, graph=b"g", manifest=b"m"
 )
@@ -90,6 +92,20 @@ PART_OF_OURS = Part(
 @given(plan=plans)
 def test_a_plan_survives_its_encoding(plan):
     assert plan == decode_plan(plan.encode(), path=WHERE)
+
+
+@given(layout=layouts, plan=plans)
+def test_a_layout_survives_its_encoding(layout, plan):
+    data = encode_layout(layout) + plan.attempt.seal(plan.layout_key)
+
+    assert layout == decode_layout(data, plan, path=WHERE)
+
+
+def test_a_layout_of_another_attempt_is_none():
+    data = encode_layout(LAYOUT) + THEIRS.seal(PLAN_OF_OURS.layout_key)
+
+    with pytest.raises(CorruptError, match="another seal"):
+        decode_layout(data, PLAN_OF_OURS, path=WHERE)
 
 
 @given(part=parts, attempt=attempts)
@@ -112,6 +128,10 @@ def test_the_workers_speak_below_the_attempt_and_the_leader_reads_exactly_those_
 
 ENCODED = {
     "plan": (PLAN_OF_OURS.encode(), lambda data: decode_plan(data, path=WHERE)),
+    "layout": (
+        encode_layout(LAYOUT) + OURS.seal(PLAN_OF_OURS.layout_key),
+        lambda data: decode_layout(data, PLAN_OF_OURS, path=WHERE),
+    ),
     "part": (PART_OF_OURS.encode() + OURS.seal(PART), lambda data: decode_part(data, PART, path=WHERE)),
     "join": (OURS.seal(PART), lambda data: decode_join(data, PART, path=WHERE)),
 }

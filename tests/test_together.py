@@ -392,6 +392,30 @@ def test_a_shard_that_is_gone_when_its_worker_votes_is_an_error_that_names_it(mo
     assert_nothing_came_of_it(team, team.save(), IncompleteError, f"{shard} is not there as worker 1 wrote it")
 
 
+def test_what_is_read_many_times_does_not_grow_with_the_number_of_variables(monkeypatch):
+    """The plan: each worker looks at it again and again. Who writes what is read once, in a save."""
+    plans, layouts = [], Counter()
+
+    def weigh(asked, perform):
+        answer = perform()
+        if asked.verb == "read" and asked.keys == (PLAN,):
+            plans.append(len(answer.data))
+        if asked.verb == "read" and asked.keys[0].endswith("/layout"):
+            layouts[asked.keys[0]] += 1
+        return answer
+
+    monkeypatch.setattr("ckpt_remote.manager.open_store", lambda *arguments: repeated(open_store(*arguments), weigh))
+    crew = same(3)
+    for rank, checkpoint in enumerate(crew):
+        checkpoint.own = tf.train.Checkpoint(**{f"own_{rank}_{number}": tf.Variable(0) for number in range(200)})
+    team = Team(Place.in_memory(), crew)
+    for number in (1, 2):
+        assert [f"{team.place.url}/ckpt-{number}"] * 3 == team.save()
+
+    assert max(plans) < 3000
+    assert [2, 2] == list(layouts.values())
+
+
 def test_numbers_that_differ_are_an_error_that_names_both(where):
     team = Team(where, same(3))
     outcomes = team.save(7, 7, 8)
