@@ -1,4 +1,4 @@
-"""How long workers that save together wait: between two looks, and for each other.
+"""How long workers that save together wait: between two looks, and for each other; and when they say so.
 
 Promises: it decides nothing but when to look again and how long is long enough, and reads no clock.
 """
@@ -6,7 +6,7 @@ Promises: it decides nothing but when to look again and how long is long enough,
 import threading
 import time
 
-__all__ = ["SLOWNESS", "Pauses", "Progress"]
+__all__ = ["SLOWNESS", "Pauses", "Progress", "Reminders"]
 
 SLOWNESS = 3.0
 """A share takes this many times as long as one's own before its worker is given up."""
@@ -17,6 +17,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _PAUSE_A_WORKER = 0.02, 1.0, 0.002
 _BUSY_PAUSE = 0.2
 # In between, this part of what was waited.
 _PART = 0.1
+# Seconds of waiting that are worth a line in the log.
+_LONG = 30.0
 
 
 class Progress:
@@ -70,3 +72,17 @@ class Pauses:
         pause = min(_LONGEST_PAUSE, max(self._first, _PART * self._waited))
         self._waited += pause
         return pause
+
+
+class Reminders:
+    """When to say that one is still waiting: after half a minute, and whenever it has become twice as long."""
+
+    def __init__(self) -> None:
+        self._next = _LONG
+
+    def is_due(self, waited: float) -> bool:
+        """Whether to say it now, after so many seconds; true once for each time."""
+        if waited < self._next:
+            return False
+        self._next = 2 * waited
+        return True

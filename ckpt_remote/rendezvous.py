@@ -13,6 +13,7 @@ here or of another worker, is what is raised. The leader's side is `roll_call`.
 """
 
 import contextlib
+import logging
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,7 +22,7 @@ from ckpt_remote.commit import STATE
 from ckpt_remote.errors import CheckpointError, ConflictError, CorruptError, StoreError, UnknownOutcomeError
 from ckpt_remote.flow import Flow, Get, GetAll, Wait
 from ckpt_remote.origin import SEAL_SIZE, Attempt, new_attempt, read_seal
-from ckpt_remote.patience import SLOWNESS, Pauses, Progress
+from ckpt_remote.patience import SLOWNESS, Pauses, Progress, Reminders
 from ckpt_remote.probe import PLAN
 from ckpt_remote.state import Record, decode_state
 from ckpt_remote.store import Object
@@ -31,10 +32,15 @@ from ckpt_remote.workers import Workers
 
 __all__ = ["Member", "await_outcome", "find_plan", "join", "look_around", "vote", "watch"]
 
+_log = logging.getLogger(__name__)
+
 # Seconds in which a leader that has claimed the directory is expected to show a plan.
 _GRACE = 30.0
 # Seconds in which a leader whose last save failed is expected to begin the next, where this worker has begun it.
 _STALE = 3.0
+# Seconds after which the state is asked whether a plan that stands has come true all the same: its leader may have died
+# before it could take it down.
+_SETTLED = 5.0
 
 
 @dataclass(slots=True)
@@ -117,7 +123,7 @@ def find_plan(member: Member) -> Flow[Plan]:
             directory over.
         StoreError: The store kept failing.
     """
-    pauses = Pauses()
+    pauses, reminders = Pauses(), Reminders()
     start: float = yield Wait(0.0)
     now, stale = start, ""
     while True:
@@ -140,6 +146,11 @@ def find_plan(member: Member) -> Flow[Plan]:
                 "save() on every worker at the same steps, with the same directory; let all restore or none. "
                 "Workers(timeout=...) sets how long to wait."
             )
+        if reminders.is_due(now - start):
+            _log.warning(
+                "Worker %d has waited %.0f seconds for worker 0 to begin to save to %s, of %.0f at most",
+                member.workers.rank, now - start, member.url, member.workers.timeout,
+            )  # fmt: skip
         now = yield Wait(pauses.next())
 
 
@@ -248,14 +259,14 @@ def await_outcome(plan: Plan, member: Member, *, took: float) -> Flow[None]:
         UnknownOutcomeError: The leader has not told in time, or the store kept failing.
     """
     patience = 2 * member.workers.timeout + SLOWNESS * took
-    pauses = Pauses()
+    pauses, reminders = Pauses(), Reminders()
     start: float = yield Wait(0.0)
     now = start
     failure: CheckpointError | None = None
     while now - start <= patience:
         try:
             current = yield from _look(member.url)
-            stands = current is not None and current.attempt == plan.attempt
+            stands = current is not None and current.attempt == plan.attempt and now - start < _SETTLED
             if not stands and (yield from _is_committed(plan, member.url)):
                 return
         except (StoreError, CorruptError) as error:  # one bad read says nothing
@@ -263,6 +274,11 @@ def await_outcome(plan: Plan, member: Member, *, took: float) -> Flow[None]:
         else:
             if current is not None:
                 _require_same(current, plan, member.url)
+        if reminders.is_due(now - start):
+            _log.warning(
+                "Worker %d has done its part of %s/%s, and waits %.0f seconds for the others, of %.0f at most",
+                member.workers.rank, member.url, plan.path, now - start, patience,
+            )  # fmt: skip
         now = yield Wait(pauses.next())
     with contextlib.suppress(StoreError, CorruptError):
         if (yield from _is_committed(plan, member.url)):  # the leader died before it took the plan down

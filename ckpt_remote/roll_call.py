@@ -8,15 +8,22 @@ at once, whoever is missing. Nothing is decided by a listing or a clock: time on
 made only for what is missing. The others' side is `rendezvous`.
 """
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ckpt_remote.ballot import Part, Plan, Votes, decode_join, decode_part
 from ckpt_remote.flow import Flow, GetAll, Wait
 from ckpt_remote.origin import Attempt
-from ckpt_remote.patience import SLOWNESS, Pauses, Progress
+from ckpt_remote.patience import SLOWNESS, Pauses, Progress, Reminders
 from ckpt_remote.verdicts import AbandonedError, DiffersError, OccupiedError, twice, vanished
 
 __all__ = ["await_joins", "gather"]
+
+_log = logging.getLogger(__name__)
+
+# So many workers are named of those that are missing.
+_NAMED = 8
 
 
 def gather(plan: Plan, progress: Progress, *, timeout: float, present: set[int], url: str) -> Flow[Votes]:
@@ -36,7 +43,7 @@ def gather(plan: Plan, progress: Progress, *, timeout: float, present: set[int],
         StoreError: The store kept failing.
     """
     roll = _Roll(plan, url)
-    pauses = Pauses(plan.size, busy=True)
+    pauses, reminders = Pauses(plan.size, busy=True), Reminders()
     now: float = yield Wait(0.0)
     begun, finished = now, None
     while roll.missing and progress.took != float("inf"):
@@ -52,6 +59,11 @@ def gather(plan: Plan, progress: Progress, *, timeout: float, present: set[int],
                 due = finished + timeout + SLOWNESS * own
             if due is not None and now > due:
                 raise vanished(rank, plan, url, joined=rank in roll.joined)
+        if roll.missing and reminders.is_due(now - begun):
+            _log.warning(
+                "%s/%s waits for %s: %.0f seconds by now",
+                url, plan.path, _described(roll.missing, plan.size), now - begun,
+            )  # fmt: skip
         if roll.missing:
             now = yield Wait(pauses.next())
     return roll.parts
@@ -67,6 +79,11 @@ def await_joins(plan: Plan, *, timeout: float, present: set[int]) -> Flow[None]:
         found = yield GetAll(tuple(plan.key("join", rank) for rank in absent))
         present.update(rank for rank, join in zip(absent, found, strict=True) if join is not None)
         now = yield Wait(pauses.next())
+
+
+def _described(ranks: Sequence[int], size: int) -> str:
+    more = f" and {len(ranks) - _NAMED} more" if len(ranks) > _NAMED else ""
+    return f"worker {', '.join(map(str, ranks[:_NAMED]))}{more} of {size}"
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from itertools import accumulate
 
 import pytest
 
-from ckpt_remote.patience import Pauses, Progress
+from ckpt_remote.patience import Pauses, Progress, Reminders
 
 
 def pauses(workers=0, count=100, **named):
@@ -63,3 +63,9 @@ def test_after_that_a_pause_is_a_pause():
     progress.sleep(0.02)
 
     assert time.monotonic() - start >= 0.02
+
+
+def test_a_long_wait_is_said_after_half_a_minute_and_then_whenever_it_has_doubled():
+    reminders = Reminders()
+
+    assert [30, 60, 120, 240] == [second for second in range(300) if reminders.is_due(second)]

@@ -387,7 +387,7 @@ def test_the_outcome_is_what_the_state_says(world):
     world.at(60.0, world.remove, PLAN)
 
     world.run(await_outcome(shown, member(), took=1.0))
-    assert 60.0 <= world.now < 61.5
+    assert 20.0 <= world.now < 21.5
 
 
 def test_a_later_save_tells_that_this_one_was_committed_if_the_state_remembers_it(world):
@@ -420,6 +420,29 @@ def test_who_waits_learns_of_another_attempt(world):
     world.at(7.0, world.show, replace(shown, attempt=new_attempt(TERM, 1)))
     with pytest.raises(SupersededError):
         world.run(await_outcome(shown, member(), took=1.0))
+
+
+def test_a_leader_that_died_before_it_took_its_plan_down_is_not_waited_for(world):
+    """Nor one whose plan a late duplicate of its own request has put up again."""
+    shown = plan()
+    world.show(shown)
+    world.at(3.0, world.commit, shown)
+
+    world.run(await_outcome(shown, member(), took=1.0))
+    assert 5.0 <= world.now < 6.0
+
+
+def test_who_waits_long_says_so(world, caplog):
+    shown = plan()
+    world.show(shown)
+    with pytest.raises(UnknownOutcomeError):
+        world.run(await_outcome(shown, member(), took=0.0))
+    assert "Worker 1 has done its part of s3://bucket/run/ckpt-1, and waits 3" in caplog.text
+    caplog.clear()
+    world.remove(PLAN)
+
+    failure_of(world, find_plan(member()))
+    assert "Worker 1 has waited 3" in caplog.text
 
 
 @pytest.mark.parametrize("took", [0.0, 50.0])

@@ -75,6 +75,15 @@ def test_who_has_not_joined_in_time_is_named_as_one_who_has_not_come(world):
     assert "worker 2 of 3 has not come in time" in failure.message
 
 
+def test_the_leader_says_for_whom_it_waits(world, caplog):
+    shown = plan(size=20)
+    for rank in (1, 2, 5):
+        world.vote(shown, rank, Part())
+    failure_of(world, gathering(shown))
+
+    assert "ckpt-1 waits for worker 3, 4, 6, 7, 8, 9, 10, 11 and 8 more of 20: 30 seconds by now" in caplog.text
+
+
 def test_the_leader_remembers_who_has_joined(world):
     shown, present = plan(), set()
     world.vote(shown, 1)
