@@ -17,13 +17,15 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tensorflow as tf
 from fsspec import AbstractFileSystem
 from typing_extensions import Self
 
+from ckpt_remote.background import Background
 from ckpt_remote.checkpoint import restore
 from ckpt_remote.crew import crew_of
 from ckpt_remote.directory import Directory, Retention
@@ -33,7 +35,7 @@ from ckpt_remote.numbering import SaveCounter, as_integer
 from ckpt_remote.probe import CONTROL
 from ckpt_remote.progress import FellBack, Saved, emit
 from ckpt_remote.store import Retry, Store, open_store, split_url
-from ckpt_remote.tap import capture
+from ckpt_remote.tap import Snapshot, capture
 from ckpt_remote.workers import Workers
 
 __all__ = ["CheckpointManager"]
@@ -71,6 +73,8 @@ class CheckpointManager(tf.train.CheckpointManager):
         last_checkpoint_step: The step of the last save, where the caller knows it.
         storage_options: Options for the store, under fsspec's names.
         filesystem: A ready fsspec filesystem to use instead.
+        asynchronous: Whether `save` returns once the values are taken, and what follows happens while training goes on.
+            A save that is due while one is under way waits for it; with "skip" it is left out.
         workers: This process's place among the workers that save together; by default what `TF_CONFIG` says.
 
     Raises:
@@ -104,6 +108,7 @@ class CheckpointManager(tf.train.CheckpointManager):
         *,
         storage_options: Mapping[str, Any] | None = None,
         filesystem: AbstractFileSystem | None = None,
+        asynchronous: bool | Literal["skip"] = False,
         workers: Workers | None = None,
     ) -> None:
         # The base constructor reads the directory through TensorFlow's own file systems, which know no S3; every
@@ -118,7 +123,10 @@ class CheckpointManager(tf.train.CheckpointManager):
             )
         if checkpoint_name.startswith(CONTROL):
             raise ValueError(f"Names below {CONTROL} are the library's own: give another `checkpoint_name`.")
+        if asynchronous not in {False, True, "skip"}:
+            raise ValueError(f'`asynchronous` is False, True or "skip", not {asynchronous!r}.')
         self._target = checkpoint
+        self._asynchronous = asynchronous
         self._url = os.fspath(directory)
         self._name = checkpoint_name
         self._step_counter = step_counter
@@ -130,6 +138,7 @@ class CheckpointManager(tf.train.CheckpointManager):
         self._retry = Retry(dataclasses.replace(self._store.policy, deadline=_PATIENCE))
         self._store.url_of(f"{checkpoint_name}-1")  # a name that no object can have is refused now, not after an upload
         self._lock = os.getpid(), threading.Lock()
+        self._background = Background(f"saving to {self._store.url}")
         self._known = Directory(self._store.url, (self._url,))
         self._workers = workers or Workers.from_environment()
         self._crew = crew_of(
@@ -189,16 +198,20 @@ class CheckpointManager(tf.train.CheckpointManager):
         When this returns, the checkpoint is durable, and visible to every reader. When it raises, nothing has changed,
         but for `UnknownOutcomeError`, where it may have.
 
+        With `asynchronous`, the values are taken when this returns, and the checkpoint has the URL that this returns
+        once `sync` returns. What goes wrong until then is raised by the next `save`, `sync` or `close`, and a `save`
+        that raises it has not begun.
+
         Args:
             checkpoint_number: An integer, or an integer variable or tensor, to number the checkpoint by; by default
                 `checkpoint.save_counter`, which is advanced in any case.
             check_interval: Whether to wait for `checkpoint_interval` steps to pass; if not, a checkpoint is saved
                 unless one was saved at this very step.
             options: The sharding callback decides what shares a data object, the write callbacks run when the
-                checkpoint is visible, and get its URL.
+                checkpoint is visible, and get its URL. `enable_async` is as `asynchronous`, for this save.
 
         Returns:
-            The checkpoint's URL, or None if none was saved.
+            The checkpoint's URL, or None if none is saved.
 
         Raises:
             ConflictError: Another writer has changed the directory since this manager read it.
@@ -209,11 +222,20 @@ class CheckpointManager(tf.train.CheckpointManager):
         if options is not None and not isinstance(options, tf.train.CheckpointOptions):
             raise TypeError(f"options are tf.train.CheckpointOptions, not {options!r}.")
         with self._mutex:
+            self._background.raise_failure()
             if not self._is_due(check_interval=check_interval):
                 return None
-            url = self._full(self._save(checkpoint_number, options))
-        for callback in (options.experimental_write_callbacks if options else None) or ():
-            callback(url) if inspect.signature(callback).parameters else callback()
+            if self._background.is_busy and self._asynchronous == "skip":
+                return None
+            self._background.wait()
+            self._background.raise_failure()
+            begun = self._begin(checkpoint_number, options)
+            if self._goes_on_by_itself(options):
+                with self._undone_if_it_fails(begun.number, begun.last_step):
+                    self._background.start(partial(self._finish_and_tell, begun, options))
+                return self._full(begun.path)
+            url = self._finish(begun)
+        _call_back(url, options)
         return url
 
     def claim(self) -> None:
@@ -227,7 +249,7 @@ class CheckpointManager(tf.train.CheckpointManager):
             UnknownOutcomeError: The store gave no answer to the request, so nobody knows yet.
             UnsupportedError: There is no safe way to save on this store.
         """
-        with self._mutex:
+        with self._turn():
             self._perform(self._known.claim(self._name))
 
     def restore(
@@ -256,6 +278,8 @@ class CheckpointManager(tf.train.CheckpointManager):
             CorruptError: It is damaged; nothing was assigned.
         """
         if path is not None:
+            with self._turn():  # a save that is under way may be the one
+                pass
             store, name = self._locate(os.fspath(path))
             return self._restore(store, name, options, existing_only=existing_only)
         self._refresh()
@@ -312,7 +336,7 @@ class CheckpointManager(tf.train.CheckpointManager):
             ConflictError: Another writer has changed the directory since this manager read it. Nothing was deleted.
             StoreError: The store kept failing, or does not let us list.
         """
-        with self._mutex:
+        with self._turn():
             if dry_run:
                 seen = Directory(self._store.url, (self._url,))
                 self._perform(seen.load())
@@ -323,13 +347,17 @@ class CheckpointManager(tf.train.CheckpointManager):
         return [self._full(key) for key in found]
 
     def sync(self) -> None:
-        """Returns when no save is under way."""
+        """Returns when no save is under way; raises what has gone wrong in one, if nobody has been told yet."""
+        self._background.wait()
+        self._background.raise_failure()
 
     def close(self) -> None:
-        """Gives the store's connections back. The manager is not used afterwards."""
-        self.sync()
-        self._crew.close()
-        self._store.close()
+        """As `sync`, and gives the store's connections back. The manager is not used afterwards."""
+        try:
+            self.sync()
+        finally:
+            self._crew.close()
+            self._store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -337,7 +365,12 @@ class CheckpointManager(tf.train.CheckpointManager):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except Exception:
+            if error is None:
+                raise
+            _log.exception("Closing the manager of %s has failed, too.", self._url)  # what came first counts
 
     @property
     def _mutex(self) -> threading.Lock:
@@ -348,12 +381,19 @@ class CheckpointManager(tf.train.CheckpointManager):
             self._lock = os.getpid(), lock
         return lock
 
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """No save is under way, and none begins."""
+        with self._mutex:
+            self._background.wait()
+            yield
+
     def _perform(self, flow: Flow[T]) -> T:
         return run(flow, self._store, self._retry)
 
     def _refresh(self) -> bool:
         """Reads the state, and returns whether it has changed."""
-        with self._mutex:
+        with self._turn():
             changed = self._crew.refresh()
         if self._known.latest is None:
             self._store.require_container()
@@ -428,30 +468,56 @@ class CheckpointManager(tf.train.CheckpointManager):
         step = as_integer(self._step_counter)
         return step != self._last_step and not (check_interval and step < self._last_step + self._interval)
 
-    def _save(self, checkpoint_number: Any | None, options: tf.train.CheckpointOptions | None) -> str:
-        """Saves one checkpoint and returns its path; after a failure the counter is as it was before."""
+    def _goes_on_by_itself(self, options: tf.train.CheckpointOptions | None) -> bool:
+        # Sessions belong to the thread that opened them, so in graph mode nothing does.
+        return bool(self._asynchronous or (options and options.enable_async)) and tf.executing_eagerly()
+
+    def _begin(self, checkpoint_number: Any | None, options: tf.train.CheckpointOptions | None) -> "_Begun":
+        """Counts a save and takes the values. The interval counts from here, also while it is under way."""
         step = None if self._interval is None else as_integer(self._step_counter)
+        last_step, self._last_step = self._last_step, step
         number = self._save_counter.advance()
-        try:
-            started = time.perf_counter()
+        started = time.perf_counter()
+        with self._undone_if_it_fails(number, last_step):
             self._crew.begin()
             with self._others_told(f"{self._name}-{number}"):
                 path = f"{self._name}-{number if checkpoint_number is None else as_integer(checkpoint_number)}"
                 # Before anything else: all workers take part in reading what is spread over them.
                 snapshot = capture(self._target, path.rpartition("/")[2], options)
-            path, size = self._crew.save(path, snapshot, counter=number, is_numbered=checkpoint_number is not None)
+        return _Begun(
+            path=path,
+            snapshot=snapshot,
+            number=number,
+            is_numbered=checkpoint_number is not None,
+            last_step=last_step,
+            started=started,
+        )
+
+    def _finish(self, begun: "_Begun") -> str:
+        """Saves what was taken, and returns the checkpoint's URL."""
+        with self._undone_if_it_fails(begun.number, begun.last_step):
+            path, size = self._crew.save(
+                begun.path, begun.snapshot, counter=begun.number, is_numbered=begun.is_numbered
+            )
+        self._agree(begun.number)
+        self._tell(path, size, time.perf_counter() - begun.started)
+        self._clean_up()
+        return self._full(path)
+
+    def _finish_and_tell(self, begun: "_Begun", options: tf.train.CheckpointOptions | None) -> None:
+        _call_back(self._finish(begun), options)
+
+    @contextlib.contextmanager
+    def _undone_if_it_fails(self, number: int, last_step: int | None) -> Iterator[None]:
+        """After a failure the counter and the interval are as before, unless the checkpoint may be there."""
+        try:
+            yield
         except BaseException as error:
             self._agree(number)
-            if self._crew.may_have_landed(error):
-                self._last_step = step  # so its number and its step count as used
-            else:
+            if not self._crew.may_have_landed(error):  # else its number and its step count as used
                 self._save_counter.rollback()
+                self._last_step = last_step
             raise
-        self._agree(number)
-        self._last_step = step
-        self._tell(path, size, time.perf_counter() - started)
-        self._clean_up()
-        return path
 
     def _agree(self, number: int) -> None:
         """Takes over the count of saves that all workers have."""
@@ -481,3 +547,29 @@ class CheckpointManager(tf.train.CheckpointManager):
             self._crew.clean_up()
         except Exception:  # noqa: BLE001 - a foreign one must not hide that the checkpoint is there
             _log.exception("What %s no longer lists could not be deleted, and will be tried again.", self._url)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Begun:
+    """A save whose values are taken.
+
+    Attributes:
+        path: The prefix of the checkpoint.
+        snapshot: The values.
+        number: What the save counter says.
+        is_numbered: Whether the caller has said the number.
+        last_step: The step of the save before.
+        started: When it began.
+    """
+
+    path: str
+    snapshot: Snapshot
+    number: int
+    is_numbered: bool
+    last_step: int | None
+    started: float
+
+
+def _call_back(url: str, options: tf.train.CheckpointOptions | None) -> None:
+    for callback in (options.experimental_write_callbacks if options else None) or ():
+        callback(url) if inspect.signature(callback).parameters else callback()

@@ -16,7 +16,7 @@ LAYERS = [
     "spool", "origin", "boxes", "plan", "workers", "state", "retention", "succession", "flow", "upload", "commit",
     "probe", "garbage", "ownership", "collector", "directory", "layout", "ballot", "verdicts", "patience", "rendezvous",
     "roll_call", "share", "tally", "leader", "follower", "reader", "pull", "tap", "checkpoint", "crew", "numbering",
-    "manager", "__init__",
+    "background", "manager", "__init__",
 ]  # fmt: skip
 TENSORFLOW = {"pull", "tap", "checkpoint", "numbering", "manager"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
