@@ -1,6 +1,7 @@
 """What every test may ask for: servers, places to save to; and what none may see: the user's own cloud."""
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,14 @@ def _no_cloud_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.setenv("CLOUDSDK_CONFIG", nowhere)
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     monkeypatch.setattr("fsspec.config.conf", {})
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C means what it means in a terminal, also where the tests were started with it switched off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

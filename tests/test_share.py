@@ -197,6 +197,7 @@ def test_an_object_in_the_way_is_a_conflict_and_is_left():
     assert {name(2): b"somebody else's"} == read_all(place)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_ends_the_upload_and_the_other(held):
     def interrupt(progress):
         while not held.passed.is_set():
@@ -210,6 +211,7 @@ def test_ctrl_c_ends_the_upload_and_the_other(held):
     assert_the_other_has_ended()
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_when_all_is_written_ends_the_other():
     stop = threading.Event()
 

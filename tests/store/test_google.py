@@ -220,14 +220,7 @@ def test_a_service_that_says_nothing_is_left_after_the_users_time() -> None:
                 over.set()
 
 
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_interruptible")
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("use", ["read", "put"])
 def test_control_c_ends_the_wait_for_an_answer_that_does_not_come(use: str) -> None:
     over, main = threading.Event(), threading.main_thread().ident

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,20 +87,12 @@ def test_a_put_copies_nothing(arguments: tuple[str, str]) -> None:
     assert int(run(PEAK, *arguments)[0]) < 16 << 20  # of 128 MiB, twice
 
 
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C means what it means in a terminal, also where the tests were started with it switched off."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def waiting() -> list[threading.Thread]:
     """The threads in which requests of the main thread wait for their answers."""
     return [thread for thread in threading.enumerate() if thread.name == "ckpt_remote-store"]
 
 
-@pytest.mark.usefixtures("_interruptible")
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("use", ["read", "read_range", "put"])
 def test_control_c_ends_the_wait_for_an_answer_that_does_not_come(use: str) -> None:
     over, main = threading.Event(), threading.main_thread().ident
