@@ -491,21 +491,23 @@ class CheckpointManager(tf.train.CheckpointManager):
             is_numbered=checkpoint_number is not None,
             last_step=last_step,
             started=started,
+            taken=time.perf_counter(),
         )
 
-    def _finish(self, begun: "_Begun") -> str:
-        """Saves what was taken, and returns the checkpoint's URL."""
+    def _finish(self, begun: "_Begun", *, stall: float | None = None) -> str:
+        """Saves what was taken, and returns the URL; training waits unless `stall` says how long it has."""
         with self._undone_if_it_fails(begun.number, begun.last_step):
             path, size = self._crew.save(
                 begun.path, begun.snapshot, counter=begun.number, is_numbered=begun.is_numbered
             )
         self._agree(begun.number)
-        self._tell(path, size, time.perf_counter() - begun.started)
+        seconds = time.perf_counter() - begun.started
+        self._tell(Saved(url=self._full(path), size=size, seconds=seconds, stall=seconds if stall is None else stall))
         self._clean_up()
         return self._full(path)
 
     def _finish_and_tell(self, begun: "_Begun", options: tf.train.CheckpointOptions | None) -> None:
-        _call_back(self._finish(begun), options)
+        _call_back(self._finish(begun, stall=begun.taken - begun.started), options)
 
     @contextlib.contextmanager
     def _undone_if_it_fails(self, number: int, last_step: int | None) -> Iterator[None]:
@@ -536,10 +538,11 @@ class CheckpointManager(tf.train.CheckpointManager):
                 _log.info("The other workers could not be told that %s was not saved.", self._full(path), exc_info=True)
             raise
 
-    def _tell(self, path: str, size: int, seconds: float) -> None:
-        rate = size / max(seconds, 1e-9) / 1e6
-        _log.info("saved %s: %.3f GB in %.2f s (%.0f MB/s)", self._full(path), size / 1e9, seconds, rate)
-        emit(Saved(url=self._full(path), size=size, seconds=seconds))
+    def _tell(self, saved: Saved) -> None:
+        rate = saved.size / max(saved.seconds, 1e-9) / 1e6
+        behind = f", behind training but for {saved.stall:.2f} s" if saved.stall < saved.seconds else ""
+        _log.info("saved %s: %.3f GB in %.2f s (%.0f MB/s)%s", saved.url, saved.size / 1e9, saved.seconds, rate, behind)
+        emit(saved)
 
     def _clean_up(self) -> None:
         """Deletes what is retired; whatever goes wrong, the save before it has passed."""
@@ -560,6 +563,7 @@ class _Begun:
         is_numbered: Whether the caller has said the number.
         last_step: The step of the save before.
         started: When it began.
+        taken: When it had the values.
     """
 
     path: str
@@ -568,6 +572,7 @@ class _Begun:
     is_numbered: bool
     last_step: int | None
     started: float
+    taken: float
 
 
 def _call_back(url: str, options: tf.train.CheckpointOptions | None) -> None:

@@ -41,11 +41,13 @@ class Saved:
         url: Which.
         size: Bytes of data.
         seconds: From the call of `save` to the write that made it visible.
+        stall: How many of them training waited.
     """
 
     url: str
     size: int
     seconds: float
+    stall: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from support.places import Place, read_all
 from support.watched import repeated
 
 from ckpt_remote import NotFoundError, StoreError, Workers
+from ckpt_remote.progress import listen
 from ckpt_remote.store import open_store
 
 PATIENCE = 60.0
@@ -121,6 +122,21 @@ def test_what_is_saved_is_what_was_there_whatever_training_does_meanwhile(memory
     for variable, was in zip(variables, before, strict=True):
         np.testing.assert_array_equal(variable.numpy(), was)
     assert listed == sorted(np.concatenate([it.numpy().reshape(-1, 1) for it in table.export()], axis=1).tolist())
+
+
+def test_how_long_training_waited_is_told(memory_place, gate):
+    events = []
+    with listen(events.append):
+        make(memory_place, tf.Variable(1.0), asynchronous=False).save()
+        manager = make(memory_place, tf.Variable(1.0))
+        gate.shut()
+        manager.save()
+        gate.open.set()
+        manager.close()
+    before, behind = events
+
+    assert before.stall == before.seconds
+    assert behind.stall < behind.seconds
 
 
 def test_the_next_save_waits_for_the_one_before(memory_place, gate):

@@ -36,3 +36,11 @@ def test_an_index_of_a_hundred_thousand_entries_takes_seconds(tmp_path):
 
     assert max(row["entries"] for row in rows) == 100_000
     assert max(row["encode_seconds"] + row["decode_seconds"] for row in rows) < 20.0
+
+
+@pytest.mark.slow
+def test_training_waits_less_for_saves_behind_it(tmp_path):
+    figures = run("stall.py", "--megabytes", "24", "--link", "20", "--saves", "1", tmp_path=tmp_path)
+    waits = {kind: min(row["stalls"]) for kind, row in figures["rows"].items() if row["stalls"]}
+
+    assert waits["asynchronous"] < 0.3 * waits["synchronous"]

@@ -7,7 +7,7 @@ import pytest
 
 from ckpt_remote.progress import Collected, FellBack, Repeated, Saved, emit, listen
 
-SAVED = Saved(url="s3://bucket/run/ckpt-1", size=3, seconds=0.5)
+SAVED = Saved(url="s3://bucket/run/ckpt-1", size=3, seconds=0.5, stall=0.5)
 EVENTS = [
     SAVED,
     Repeated(error="busy", failures=1, pause=0.2),
