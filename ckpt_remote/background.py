@@ -7,12 +7,13 @@ child has no task.
 
 import logging
 import os
+import sys
 import threading
 import traceback
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["Background"]
 
@@ -23,15 +24,15 @@ _GLANCE = 0.5
 
 
 @dataclass(slots=True)
-class _Failure:
-    """What the last task has raised, as long as nobody has asked for it."""
+class _Failures:
+    """What tasks have raised, as long as nobody has asked for it."""
 
     what: str
-    error: BaseException | None = None
+    errors: list[BaseException] = field(default_factory=list)
 
     def log(self) -> None:
-        if self.error is not None:
-            _log.error("%s has failed, and nobody has asked how it ended", self.what, exc_info=self.error)
+        for error in self.errors:
+            _log.error("%s has failed, and nobody has asked how: %s", self.what, error, exc_info=error)
 
 
 class Background:
@@ -45,8 +46,9 @@ class Background:
         self._what = what
         self._process = os.getpid()
         self._over: Future[None] | None = None
-        self._failure = _Failure(what)
-        weakref.finalize(self, self._failure.log)  # at exit, too
+        self._thread: threading.Thread | None = None
+        self._failures = _Failures(what)
+        weakref.finalize(self, self._failures.log)  # at exit, too
 
     @property
     def is_busy(self) -> bool:
@@ -56,28 +58,52 @@ class Background:
     def start(self, task: Callable[[], object]) -> None:
         """Begins a task; there is none under way, and nobody has to learn of a failure."""
         over: Future[None] = Future()
-        # Not a daemon: the interpreter waits for it.
-        threading.Thread(target=_run, args=([task], self._failure, over), name=self._what).start()
-        self._process, self._over = os.getpid(), over
+        # The interpreter waits for it, whoever begins it.
+        thread = threading.Thread(target=_run, args=([task], self._failures, over), name=self._what, daemon=False)
+        self._process, self._over, self._thread = os.getpid(), over, thread
+        try:
+            thread.start()
+        except RuntimeError:  # there can be no more threads
+            over.set_result(None)
+            raise
+
+    def require_elsewhere(self) -> None:
+        """Refuses a task that would wait for itself.
+
+        Raises:
+            RuntimeError: This is the task's own thread.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                f"A write callback is a part of {self._what} behind training, and cannot use the manager: it would "
+                "wait for itself. Use the manager in the loop, after sync()."
+            )
 
     def wait(self) -> None:
         """Returns when no task is under way. Ctrl-C ends the wait, and not the task."""
+        self.require_elsewhere()
         while self.is_busy and self._over is not None:
             wait([self._over], timeout=_GLANCE)
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether a task that is over has raised something that nobody has asked for."""
+        return bool(self._failures.errors)
+
     def raise_failure(self) -> None:
-        """Raises what the last task has raised, if it is over and has, once."""
-        error, self._failure.error = self._failure.error, None
-        if error is not None:
-            raise error
+        """Raises what the first task has raised that is over and has, if any; each once."""
+        if self._failures.errors:
+            raise self._failures.errors.pop(0)
 
 
-def _run(todo: list[Callable[[], object]], failure: _Failure, over: Future[None]) -> None:
+def _run(todo: list[Callable[[], object]], failures: _Failures, over: Future[None]) -> None:
     task = todo.pop()
     try:
         task()
     except BaseException as error:  # noqa: BLE001 - raised where somebody asks
+        if sys.version_info >= (3, 11):
+            error.add_note(f"This went wrong in {failures.what} behind training, begun by an earlier call.")
         traceback.clear_frames(error.__traceback__)
-        failure.error = error
+        failures.errors.append(error)
     del task  # whoever waits may go on when the memory that it held is free
     over.set_result(None)

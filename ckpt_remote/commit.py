@@ -277,23 +277,19 @@ def _swap(
             mode: PutMode = "create" if current is None else current.version
             try:
                 return Replacement(current, Object(data, (yield Put(key, (data,), mode))), lost)
-            except StoreError as error:
-                if not error.transient:
-                    raise
-                failure: CheckpointError = error
-                lost = True
-            except ConflictError as error:
-                failure = error
-            found: Object | None = yield Get(key)
-            if found is not None and found.data == data:
-                return Replacement(current, found, lost)
-            yield from _require_guard(guard, url, failure)
-            if found != current:
-                current, data = found, change(found)
-            elif isinstance(failure, ConflictError):
-                yield Pause(failure)
-            if isinstance(failure, StoreError):
-                yield Pause(failure)
+            except (StoreError, ConflictError) as failure:
+                if isinstance(failure, StoreError):
+                    if not failure.transient:
+                        raise
+                    lost = True
+                found: Object | None = yield Get(key)
+                if found is not None and found.data == data:
+                    return Replacement(current, found, lost)
+                yield from _require_guard(guard, url, failure)
+                if found == current or isinstance(failure, StoreError):
+                    yield Pause(failure)
+                if found != current:
+                    current, data = found, change(found)
     except StoreError as error:
         if lost:
             raise _UnansweredError(str(error), path=error.path, transient=error.transient) from error
@@ -334,35 +330,33 @@ def publish_state(state: State, version: Version | None, *, url: str) -> Flow[Pu
     while True:
         try:
             return Published((yield Put(STATE, (data,), version or "create")))
-        except StoreError as error:
-            if not (error.transient or lost):
-                raise
-            failure: CheckpointError = error
-            lost = True
-        except ConflictError as error:
-            failure = error
-        try:
-            current: Object | None = yield Get(STATE)
-            if current is not None and current.data == data:
-                return Published(current.version)
-            if current is not None and _built_on(current, state.record.write_id, path, url):
-                return Published(None)
-            if (None if current is None else current.version) != version:
-                raise ConflictError(_changed(url, gone=current is None), path=path) from failure
-            if isinstance(failure, StoreError) and not failure.transient:
-                raise failure  # for good; but the request before it may yet land
+        except (StoreError, ConflictError) as failure:
+            if isinstance(failure, StoreError):
+                if not (failure.transient or lost):
+                    raise
+                lost = True
             try:
-                yield Pause(failure)
-            except ConflictError as error:
-                if lost:
-                    raise StoreError(str(error), path=path) from error
-                raise
-        except StoreError as error:
-            raise UnknownOutcomeError(
-                f"Cannot tell whether the state {path} was written: the store gave no answer; nothing was "
-                "deleted. Read it again later: it lists the old checkpoints or the new.",
-                path=path,
-            ) from error
+                current: Object | None = yield Get(STATE)
+                if current is not None and current.data == data:
+                    return Published(current.version)
+                if current is not None and _built_on(current, state.record.write_id, path, url):
+                    return Published(None)
+                if (None if current is None else current.version) != version:
+                    raise ConflictError(_changed(url, gone=current is None), path=path) from failure
+                if isinstance(failure, StoreError) and not failure.transient:
+                    raise  # for good; but the request before it may yet land
+                try:
+                    yield Pause(failure)
+                except ConflictError as error:
+                    if lost:
+                        raise StoreError(str(error), path=path) from error
+                    raise
+            except StoreError as error:
+                raise UnknownOutcomeError(
+                    f"Cannot tell whether the state {path} was written: the store gave no answer; nothing was "
+                    "deleted. Read it again later: it lists the old checkpoints or the new.",
+                    path=path,
+                ) from error
 
 
 def _built_on(current: Object, write_id: str, path: str, url: str) -> bool:

@@ -65,7 +65,8 @@ class Crew(abc.ABC):
     def may_have_landed(self, error: BaseException) -> bool:
         """Whether the last save, which raised that, may be visible, or come to be."""
 
-    def begin(self) -> None:  # noqa: B027 - who follows remembers nothing
+    @abc.abstractmethod
+    def begin(self) -> None:
         """Forgets the last save."""
 
     @property
@@ -169,6 +170,10 @@ class Following(Crew):
         except CheckpointError as error:  # the checkpoint is visible all the same
             _log.warning("What is in %s now could not be read: %s", self._store.url, error)
         return path, sum(tensor.size for tensor in tensors)
+
+    def begin(self) -> None:
+        """As `Crew.begin`."""
+        self._member.counter = None
 
     @property
     def counter(self) -> int | None:

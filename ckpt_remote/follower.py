@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from ckpt_remote.ballot import Failure, Part, Plan, decode_layout
 from ckpt_remote.bundle import encode_index
-from ckpt_remote.errors import ConflictError, StoreError
+from ckpt_remote.errors import ConflictError, CorruptError, StoreError
 from ckpt_remote.flow import Flow, Get, Wait
 from ckpt_remote.layout import Layout, Manifest, assign, encode_manifest, manifest_of
 from ckpt_remote.origin import Attempt
@@ -68,7 +68,8 @@ def _with_counter_of(plan: Plan, save: Save) -> Save:
         return save
     path = save.path if save.is_numbered else f"{save.path.rpartition('-')[0]}-{plan.counter}"
     tensors = [
-        replace(it, data=plan.counter.to_bytes(8, "little")) if it.key == SAVE_COUNTER else it for it in save.tensors
+        replace(it, data=plan.counter.to_bytes(8, "little"), crc32c=None) if it.key == SAVE_COUNTER else it
+        for it in save.tensors
     ]
     return replace(save, path=path, counter=plan.counter, tensors=tensors)
 
@@ -104,7 +105,11 @@ class _Attempts:
         if plan.status == "asking" or plan.manifests[rank] != self.manifest.digest:
             yield from vote(plan, Part(manifest=encode_manifest(self.manifest)), attempt, self.me)
             return None
-        layout = yield from self._layout(plan)
+        try:
+            layout = yield from self._layout(plan)
+        except (StoreError, CorruptError) as error:
+            yield from vote(plan, Part(failure=Failure.of(error, f"Worker {rank}: ")), attempt, self.me)
+            raise
         share = share_of(plan, layout, rank, save, attempt)
         if len(share.shards) != plan.first[rank + 1] - plan.first[rank]:  # strings of its own have grown
             yield from vote(plan, Part(manifest=encode_manifest(self.manifest)), attempt, self.me)

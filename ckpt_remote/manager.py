@@ -123,8 +123,8 @@ class CheckpointManager(tf.train.CheckpointManager):
             )
         if checkpoint_name.startswith(CONTROL):
             raise ValueError(f"Names below {CONTROL} are the library's own: give another `checkpoint_name`.")
-        if asynchronous not in {False, True, "skip"}:
-            raise ValueError(f'`asynchronous` is False, True or "skip", not {asynchronous!r}.')
+        workers = workers or Workers.from_environment()
+        _require_meaning(asynchronous, workers)
         self._target = checkpoint
         self._asynchronous = asynchronous
         self._url = os.fspath(directory)
@@ -140,7 +140,7 @@ class CheckpointManager(tf.train.CheckpointManager):
         self._lock = os.getpid(), threading.Lock()
         self._background = Background(f"saving to {self._store.url}")
         self._known = Directory(self._store.url, (self._url,))
-        self._workers = workers or Workers.from_environment()
+        self._workers = workers
         self._crew = crew_of(
             self._workers,
             self._known,
@@ -199,8 +199,8 @@ class CheckpointManager(tf.train.CheckpointManager):
         but for `UnknownOutcomeError`, where it may have.
 
         With `asynchronous`, the values are taken when this returns, and the checkpoint has the URL that this returns
-        once `sync` returns. What goes wrong until then is raised by the next `save`, `sync` or `close`, and a `save`
-        that raises it has not begun.
+        once `sync` returns. What goes wrong until then is raised by the next `save`, `sync` or `close`. A `save` that
+        raises that has begun all the same, if it was due.
 
         Args:
             checkpoint_number: An integer, or an integer variable or tensor, to number the checkpoint by; by default
@@ -222,19 +222,24 @@ class CheckpointManager(tf.train.CheckpointManager):
         if options is not None and not isinstance(options, tf.train.CheckpointOptions):
             raise TypeError(f"options are tf.train.CheckpointOptions, not {options!r}.")
         with self._mutex:
-            self._background.raise_failure()
             if not self._is_due(check_interval=check_interval):
                 return None
             if self._background.is_busy and self._asynchronous == "skip":
                 return None
             self._background.wait()
-            self._background.raise_failure()
-            begun = self._begin(checkpoint_number, options)
-            if self._goes_on_by_itself(options):
+            has_failed = self._background.has_failed
+            if not self._goes_on_by_itself(options):
+                self._background.raise_failure()
+                url = self._finish(self._begin(checkpoint_number, options))
+            else:
+                # What has failed before is raised when this one has begun: several workers do not learn of it at the
+                # same call, and must not get out of step by it.
+                begun = self._begin(checkpoint_number, options)
                 with self._undone_if_it_fails(begun.number, begun.last_step):
                     self._background.start(partial(self._finish_and_tell, begun, options))
+                if has_failed:
+                    self._background.raise_failure()
                 return self._full(begun.path)
-            url = self._finish(begun)
         _call_back(url, options)
         return url
 
@@ -375,6 +380,7 @@ class CheckpointManager(tf.train.CheckpointManager):
     @property
     def _mutex(self) -> threading.Lock:
         """One save at a time. A forked child gets a lock of its own: a thread that it has not may hold the parent's."""
+        self._background.require_elsewhere()
         process, lock = self._lock
         if process != os.getpid():
             lock = threading.Lock()
@@ -476,6 +482,8 @@ class CheckpointManager(tf.train.CheckpointManager):
         """Counts a save and takes the values. The interval counts from here, also while it is under way."""
         step = None if self._interval is None else as_integer(self._step_counter)
         last_step, self._last_step = self._last_step, step
+        if self._workers.size > 1 and self._goes_on_by_itself(options):
+            last_step = step  # they learn of a failure at different steps, and must not be due at different ones
         number = self._save_counter.advance()
         started = time.perf_counter()
         with self._undone_if_it_fails(number, last_step):
@@ -573,6 +581,13 @@ class _Begun:
     last_step: int | None
     started: float
     taken: float
+
+
+def _require_meaning(asynchronous: object, workers: Workers) -> None:
+    if asynchronous not in {False, True, "skip"}:
+        raise ValueError(f'`asynchronous` is False, True or "skip", not {asynchronous!r}.')
+    if asynchronous == "skip" and workers.size > 1:
+        raise ValueError('`asynchronous="skip"` is for one worker: several would not leave out the same saves.')
 
 
 def _call_back(url: str, options: tf.train.CheckpointOptions | None) -> None:

@@ -47,8 +47,12 @@ class SaveCounter:
         return int(_session().run(add))
 
     def adopt(self, value: int) -> None:
-        """Takes over a value; not in graph mode, where nobody saves with others."""
-        self._checkpoint.save_counter.assign(value)
+        """Takes over a value."""
+        if tf.executing_eagerly():
+            self._checkpoint.save_counter.assign(value)
+        else:
+            while (now := int(_session().run(self._checkpoint.save_counter))) != value:
+                _session().run(self._graph_operations()[now > value])
 
     def rollback(self) -> None:
         """Takes one off again."""

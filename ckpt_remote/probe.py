@@ -105,19 +105,15 @@ class _Probe:
         while True:
             try:
                 return Object(data, (yield Put(self._key, (data,), mode)))
-            except ConflictError:
-                # The error itself is let go: its traceback holds the frames of the whole save, tensors and all.
-                pause = None
-            except StoreError as error:
-                if not error.transient:
+            except (StoreError, ConflictError) as failure:
+                if isinstance(failure, StoreError) and not failure.transient:
                     raise
-                pause = Pause(error)
-            current: Object | None = yield Get(self._key)
-            if current is not None and current.data == data:  # it had landed
-                return current
-            if pause is None:
-                return None
-            yield pause
+                current: Object | None = yield Get(self._key)
+                if current is not None and current.data == data:  # it had landed
+                    return current
+                if isinstance(failure, ConflictError):
+                    return None
+                yield Pause(failure)
 
     def broken(self, what: str, state: Version | None) -> Flow[CheckpointError]:
         """The error that says what the store did, unless somebody has claimed the directory and collected the probe."""

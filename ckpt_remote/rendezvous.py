@@ -27,7 +27,7 @@ from ckpt_remote.probe import PLAN
 from ckpt_remote.state import Record, decode_state
 from ckpt_remote.store import Object
 from ckpt_remote.upload import create
-from ckpt_remote.verdicts import AbandonedError, SupersededError, incomplete, taken_over, twice
+from ckpt_remote.verdicts import AbandonedError, SupersededError, incomplete, not_begun, taken_over, twice
 from ckpt_remote.workers import Workers
 
 __all__ = ["Member", "await_outcome", "find_plan", "join", "look_around", "vote", "watch"]
@@ -54,9 +54,11 @@ class Member:
         epoch: How often the directory had been claimed then.
         session: The leader's, once it has joined one.
         ordinal: Which of the leader's saves it took part in last.
+        due: Which of them this one is, if both have begun equally many since.
         counter: The leader's save counter, once it is known in a save.
         seen: The attempts that are over for it.
-        stranger: The attempt whose plan was up when it read the state: its leader may be dead.
+        strangers: By session, the first attempt seen of leaders that may be dead.
+        overtaken: How many calls on end have found only a failure that was there before.
         takes_part: Whether it has begun to take part in the save that it is at.
     """
 
@@ -66,14 +68,17 @@ class Member:
     epoch: int = 0
     session: str | None = None
     ordinal: int = 0
+    due: int = 0
     counter: int | None = None
     seen: set[str] = field(default_factory=set)
-    stranger: str = ""
+    strangers: dict[str, str] = field(default_factory=dict)
+    overtaken: int = 0
     takes_part: bool = False
 
     def begin(self) -> None:
         """Says that it begins to save."""
         self.takes_part, self.counter = False, None
+        self.due += 1
 
     def expects(self, plan: Plan) -> bool:
         """Whether a plan is one for this save.
@@ -88,23 +93,45 @@ class Member:
             raise taken_over(self.url)
         if self.takes_part:
             _require_same_save(plan, self.ordinal, self.url)
-        is_due = self.takes_part or plan.ordinal > self.ordinal
-        return is_due and (plan.attempt.number not in self.seen or plan.failure is not None)
+        if plan.failure is not None:  # of this save, or of one that has failed here, too, before there was a plan
+            return plan.ordinal >= self.due
+        return (self.takes_part or plan.ordinal > self.ordinal) and plan.attempt.number not in self.seen
 
-    def accept(self, plan: Plan) -> None:
-        """Takes a plan for the one of this save, and its leader for the leader."""
-        self.session, self.ordinal, self.counter = plan.session, plan.ordinal, plan.counter
+    def accept(self, plan: Plan, epoch: int) -> None:
+        """Takes a plan for the one of this save, and its leader for the leader, who has claimed the directory."""
+        self.session, self.counter = plan.session, plan.counter
+        self.ordinal = self.due = plan.ordinal
+        self.epoch = max(self.epoch, epoch)
         self.takes_part = True
+
+    def patience(self, failed: Plan) -> float:
+        """Seconds for which it waits for another plan than one that had failed before it looked.
+
+        That may be of a save that this worker left out: then the next one is near. If it is not, the two may miss each
+        other again, so the next time it waits longer.
+        """
+        is_known = failed.attempt.number in self.seen or self.session is None
+        return 0.0 if is_known else min(_STALE * 2**self.overtaken, self.workers.timeout)
 
     def _may_follow(self, plan: Plan) -> bool:
         """Whether a plan is one of this worker's job.
 
         That is, starts from what this worker has found; or, where this worker came when the leader had begun already,
-        is by one that has published nothing, and is alive: what the dead have left does not change.
+        is by one that has published nothing, and is alive: of the dead there may be a plan, and it may come up late,
+        but no second one follows.
         """
         if (plan.job, plan.size) != (self.workers.job, self.workers.size):
             return False
-        return plan.since == self.since or (plan.is_first and plan.attempt.number != self.stranger)
+        return plan.since == self.since or (plan.is_first and self.note(plan) != plan.attempt.number)
+
+    def note(self, plan: Plan) -> str:
+        """The first attempt of its leader that this worker has seen."""
+        return self.strangers.setdefault(plan.session, plan.attempt.number)
+
+    def is_late_for(self, plan: Plan) -> bool:
+        """Whether its leader saves, and this worker's manager was made too late to be let in."""
+        is_ours = (plan.job, plan.size) == (self.workers.job, self.workers.size)
+        return self.session is None and is_ours and not plan.is_first and self.note(plan) != plan.attempt.number
 
 
 def look_around(member: Member) -> Flow[None]:
@@ -112,7 +139,8 @@ def look_around(member: Member) -> Flow[None]:
     if member.session is None:
         with contextlib.suppress(CorruptError):
             plan = yield from _look(member.url)
-            member.stranger = plan.attempt.number if plan is not None else ""
+            if plan is not None:
+                member.note(plan)
 
 
 def find_plan(member: Member) -> Flow[Plan]:
@@ -125,27 +153,23 @@ def find_plan(member: Member) -> Flow[Plan]:
     """
     pauses, reminders = Pauses(), Reminders()
     start: float = yield Wait(0.0)
-    now, stale = start, ""
+    now, stale, patience = start, "", 0.0
     while True:
         found, state = yield GetAll((PLAN, STATE))
         plan = _plan(found, member.url)
         if plan is not None and member.expects(plan):
-            if now == start and plan.failure is not None and member.session is not None:
-                stale = plan.attempt.number
-            # What had failed before this worker looked may be a save that it left out: then the next one is near.
-            if plan.attempt.number in member.seen or plan.attempt.number != stale or now - start > _STALE:
-                member.accept(plan)
+            if now == start and plan.failure is not None:
+                stale, patience = plan.attempt.number, member.patience(plan)
+            is_stale = plan.attempt.number == stale
+            if not is_stale or now - start >= patience:
+                member.overtaken = member.overtaken + 1 if is_stale and patience else 0
+                member.accept(plan, _epoch(state, member.url))
                 return plan
         is_known = member.session is not None  # else the claim may be that of its own leader
         if is_known and now - start > min(_GRACE, member.workers.timeout) and _epoch(state, member.url) > member.epoch:
             raise taken_over(member.url)
         if now - start > member.workers.timeout:
-            raise incomplete(
-                f"The leader, worker 0, has not begun to save to {member.url} within {member.workers.timeout:.0f} "
-                f"seconds: nothing was published. Worker {member.workers.rank} of {member.workers.size} waited. Call "
-                "save() on every worker at the same steps, with the same directory; let all restore or none. "
-                "Workers(timeout=...) sets how long to wait."
-            )
+            raise not_begun(member.workers, member.url, is_late=plan is not None and member.is_late_for(plan))
         if reminders.is_due(now - start):
             _log.warning(
                 "Worker %d has waited %.0f seconds for worker 0 to begin to save to %s, of %.0f at most",
@@ -237,8 +261,9 @@ def _withhold(plan: Plan, attempt: Attempt, member: Member, failure: StoreError)
             return
     except CheckpointError as error:
         raise UnknownOutcomeError(
-            f"Cannot tell whether {member.url}/{plan.path} was saved: the store gave this worker, "
-            f"{member.workers.rank}, no answer. Read the state again later: it lists the checkpoint or does not.",
+            f"Cannot tell whether {member.url}/{plan.path} was saved: this worker, {member.workers.rank}, could not "
+            f"say that its part is done, or read what became of it ({error}). Read the state again later: it lists the "
+            "checkpoint or does not. Or restart the job: restore_or_initialize() takes it if it is there.",
             path=member.url,
         ) from error
     if current is None or current.data[:-SEAL_SIZE] == no:

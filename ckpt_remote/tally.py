@@ -119,6 +119,7 @@ def require_tiling(index: Index, *, url: str) -> None:
 def _different(key: str, one: int, other: int, url: str) -> str:
     return (
         f"Cannot save to {url}: workers {one} and {other} have different values under one name, {key!r}; nothing was "
-        "published. Give what is each worker's own a name of its own, as in Checkpoint(**{f'part_{rank}': part}). What "
-        "all share must be equal: create it in the strategy's scope, or with the same seed."
+        "published. What all have must be equal: saved at the same step by all workers, and made in a strategy's scope "
+        "or sent by worker 0 to all before save(), as moving averages. What is each worker's own needs a name of its "
+        "own, as in Checkpoint(**{f'part_{rank}': part})."
     )

@@ -62,23 +62,20 @@ def create(key: str, buffers: Sequence[Buffer], attempt: Attempt) -> Flow[Versio
     while True:
         try:
             version: Version = yield Put(key, sealed, "create")
-        except StoreError as error:
-            if not error.transient:
+        except (StoreError, ConflictError) as failure:  # a conflict perhaps with ourselves: something may send it twice
+            if isinstance(failure, StoreError) and not failure.transient:
                 raise
-            failure: CheckpointError = error
-        except ConflictError as error:  # perhaps with ourselves: something below may have sent it twice
-            failure = error
+            try:
+                ends: tuple[bytes | None, ...] = yield Ends((info,), SEAL_SIZE)
+            except StoreError as error:
+                raise failure from error
+            if ends[0] == seal:
+                return None
+            if isinstance(failure, ConflictError):
+                raise
+            yield Pause(failure)
         else:
             return version
-        try:
-            ends: tuple[bytes | None, ...] = yield Ends((info,), SEAL_SIZE)
-        except StoreError as error:
-            raise failure from error
-        if ends[0] == seal:
-            return None
-        if isinstance(failure, ConflictError):
-            raise failure
-        yield Pause(failure)
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ save: `AbandonedError` carries what does.
 """
 
 from ckpt_remote.ballot import Failure, Plan
+from ckpt_remote.workers import Workers
 
 __all__ = [
     "AbandonedError",
@@ -13,6 +14,7 @@ __all__ = [
     "SupersededError",
     "ToldError",
     "incomplete",
+    "not_begun",
     "taken_over",
     "twice",
     "vanished",
@@ -59,6 +61,22 @@ def taken_over(url: str) -> AbandonedError:
 def incomplete(text: str) -> AbandonedError:
     """The leader has not come, or has gone on; an index may name what the workers wrote."""
     return AbandonedError(Failure("IncompleteError", text, keep=True))
+
+
+def not_begun(workers: Workers, url: str, *, is_late: bool) -> AbandonedError:
+    """This worker waits for the leader no longer; `is_late` says whether the leader saves without it."""
+    if is_late:
+        return incomplete(
+            f"Worker {workers.rank} of {workers.size} is not let in to save to {url}: its manager was made when the "
+            "job had its first checkpoint there, so it may be what is left of an earlier job. Restart the job; make "
+            "the managers on all workers before worker 0 first saves."
+        )
+    return incomplete(
+        f"The leader, worker 0, has not begun to save to {url} within {workers.timeout:.0f} seconds: nothing was "
+        f"published. Worker {workers.rank} of {workers.size} waited. See whether it is alive. Call save() on every "
+        "worker at the same steps, with the same directory; let all restore or none. Workers(timeout=...) sets how "
+        "long to wait."
+    )
 
 
 def twice(rank: int, url: str, *, keep: bool = False) -> AbandonedError:

@@ -76,8 +76,30 @@ def test_a_failure_that_nobody_asks_for_is_logged_when_the_object_goes(caplog):
 
     (record,) = caplog.records
     assert logging.ERROR == record.levelno
-    assert "saving to s3://bucket/run has failed, and nobody has asked how it ended" == record.getMessage()
+    assert "saving to s3://bucket/run has failed, and nobody has asked how: because" == record.getMessage()
     assert "in fail" in caplog.text
+
+
+def test_a_task_cannot_wait_for_itself():
+    background = Background("work")
+    background.start(background.wait)
+    while background.is_busy:
+        pass
+    with pytest.raises(RuntimeError, match="would wait for itself"):
+        background.raise_failure()
+
+
+def test_failures_are_raised_in_their_order_and_each_once():
+    background = Background("work")
+    for _ in range(2):
+        background.start(fail)
+        background.wait()
+    for _ in range(2):
+        assert background.has_failed
+        with pytest.raises(OddError):
+            background.raise_failure()
+    background.raise_failure()
+    assert not background.has_failed
 
 
 def test_one_that_was_raised_is_not_logged(caplog):
@@ -122,7 +144,7 @@ def test_a_failure_that_comes_at_exit_is_shown():
         "background.start(fail)\n"
     )
 
-    assert "work has failed, and nobody has asked how it ended" in ended.stderr
+    assert "work has failed, and nobody has asked how: because" in ended.stderr
     assert "ValueError: because" in ended.stderr
 
 

@@ -94,6 +94,18 @@ def test_where_another_has_claimed_the_directory_and_shows_no_plan_that_is_told_
     assert 30 < world.now < 32
 
 
+def test_the_claim_of_its_own_leader_is_not_anothers(world):
+    """Its manager was made before that claim; then the leader died."""
+    me = member(epoch=0)
+    world.claim(1)
+    world.show(plan())
+    world.run(find_plan(me))
+    me.begin()
+    world.remove(PLAN)
+
+    assert "IncompleteError" == failure_of(world, find_plan(me)).kind
+
+
 def test_who_has_followed_nobody_yet_takes_a_claim_for_that_of_its_own_leader_and_waits(world):
     world.claim(2)
 
@@ -155,6 +167,31 @@ def test_a_failure_that_was_there_before_is_told_unless_the_next_save_begins_soo
     assert 3 < world.now - begun < 4
 
 
+def test_who_misses_the_leader_again_and_again_waits_longer_each_time(world):
+    """Each is too late for the other, as after an evaluation on one of them."""
+    me = member(session="5e55", ordinal=2)
+    waits = []
+    for ordinal in range(3, 11):
+        world.show(plan(ordinal=ordinal, status="over", failure=Failure("IncompleteError", "late")))
+        begun = world.now
+        world.run(find_plan(me))
+        waits.append(round(world.now - begun))
+        me.begin()
+
+    assert pytest.approx([3.5, 6.5, 12.5, 24.5, 48.5, 96.5, 100.5], abs=0.5) == waits[:7]
+
+
+def test_a_failure_of_a_save_that_has_failed_here_too_is_not_told_again(world):
+    """The store refused this worker, which went on, before the leader could say that it was refused, too."""
+    me = member(session="5e55", ordinal=2, due=2)
+    me.begin()
+    failed = plan(ordinal=3, status="over", failure=Failure("StoreError", "403"))
+    world.at(5.0, world.show, failed)
+    world.at(9.0, world.show, shown := plan(ordinal=4, attempt=new_attempt(TERM, 4)))
+
+    assert shown == world.run(find_plan(me))
+
+
 def test_a_failure_that_comes_while_one_looks_is_told_at_once(world):
     failed = plan(ordinal=3, status="failed", failure=Failure("ValueError", "because"))
     world.at(5.0, world.show, failed)
@@ -163,10 +200,12 @@ def test_a_failure_that_comes_while_one_looks_is_told_at_once(world):
     assert world.now < 6
 
 
-def test_who_comes_late_follows_a_leader_that_proves_to_be_alive(world):
-    """What a dead one has left does not change."""
+@pytest.mark.parametrize("before", [True, False], ids=["before it looked", "late"])
+def test_who_comes_late_follows_a_leader_that_proves_to_be_alive(before, world):
+    """Of a dead one a plan may be there, or come up late, but no second one."""
     me = member(since="a later state")
-    world.show(plan(is_first=True))
+    left = plan(is_first=True)
+    world.show(left) if before else world.at(5.0, world.show, left)
     world.run(look_around(me))
     assert "IncompleteError" == failure_of(world, find_plan(me)).kind
     me.begin()
@@ -180,9 +219,11 @@ def test_who_comes_later_than_the_first_checkpoint_follows_nobody(world):
     """The leader may be one of before a restart that wakes up late."""
     me = member(since="a later state")
     world.run(look_around(me))
-    world.show(plan())
-
-    assert "IncompleteError" == failure_of(world, find_plan(me)).kind
+    for ordinal in (2, 3):
+        world.show(plan(ordinal=ordinal, attempt=new_attempt(TERM, ordinal)))
+        failure = failure_of(world, find_plan(me))
+        assert "IncompleteError" == failure.kind
+    assert "Worker 1 of 3 is not let in" in failure.message
 
 
 def test_a_plan_that_is_damaged_is_corrupt(world):
@@ -373,7 +414,7 @@ def test_if_the_checkpoint_is_visible_the_vote_was_counted(world):
 
 def test_who_gets_no_answer_at_all_does_not_know(world):
     world.hand = failing_puts(99)
-    with pytest.raises(UnknownOutcomeError, match="gave this worker, 1, no answer"):
+    with pytest.raises(UnknownOutcomeError, match=r"this worker, 1, could not say .* \(no answer\)"):
         world.run(vote(plan(), Part(index=b"i"), new_attempt(TERM, 1), member()))
 
 

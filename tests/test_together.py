@@ -22,7 +22,15 @@ from hypothesis import strategies as st
 from support.places import Place, download, read_all
 from support.watched import repeated
 
-from ckpt_remote import CheckpointError, ConflictError, IncompleteError, StoreError, UnsupportedError, crew
+from ckpt_remote import (
+    CheckpointError,
+    ConflictError,
+    CorruptError,
+    IncompleteError,
+    StoreError,
+    UnsupportedError,
+    crew,
+)
 from ckpt_remote.ballot import decode_plan
 from ckpt_remote.directory import Directory
 from ckpt_remote.origin import SEAL_SIZE
@@ -556,6 +564,49 @@ def test_save_counters_at_odds_are_brought_together(where):
     team.checkpoints[1].save_counter.assign(5)
     assert [ValueError] * 3 == kinds(team.save(7, 8, 9))
     assert [2] * 3 == [int(checkpoint.save_counter) for checkpoint in team.checkpoints]
+
+
+def test_save_counters_at_odds_are_brought_together_in_graph_mode(tmp_path):
+    """There the counter's bytes come with a checksum, from TensorFlow's own files."""
+    place = Place(str(tmp_path / "run"))
+
+    def work(rank):
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            checkpoint = tf.train.Checkpoint(a=tf.Variable(tf.range(600.0)))
+            manager = place.manager(checkpoint, workers=Workers(rank, 2, timeout=PATIENCE, job="job"))
+            counter = checkpoint.save_counter
+            session.run(tf.compat.v1.global_variables_initializer())
+            session.run(counter.assign(5 if rank == 0 else 9))
+            return [manager.save(), manager.save(), int(session.run(counter))]
+
+    paths = [f"{place.url}/ckpt-6", f"{place.url}/ckpt-7"]
+    assert [[*paths, 7]] * 2 == together(*(partial(work, rank) for rank in range(2)))
+    assert 7 == tf.train.load_variable(paths[1], "save_counter/.ATTRIBUTES/VARIABLE_VALUE")
+
+
+@pytest.mark.parametrize("how", ["refused", "damaged"])
+def test_a_worker_that_cannot_learn_what_to_write_says_so_to_all(how, monkeypatch):
+    broken = []
+
+    def spoil(asked, perform):
+        if asked.verb == "read" and asked.keys[0].endswith("/layout") and not broken:
+            broken.append(asked.keys[0])
+            if how == "refused":
+                raise StoreError("403", transient=False)
+            return dataclasses.replace(perform(), data=b"nonsense" * 20)
+        return perform()
+
+    monkeypatch.setattr("ckpt_remote.manager.open_store", lambda *arguments: repeated(open_store(*arguments), spoil))
+    crew = same(3)
+    for rank, checkpoint in enumerate(crew):
+        setattr(checkpoint, f"own_{rank}", tf.Variable(rank))
+    team = Team(Place.in_memory(), crew)
+    begun = time.monotonic()
+    outcomes = team.save()
+
+    assert_nothing_came_of_it(team, outcomes, StoreError if how == "refused" else CorruptError)
+    assert time.monotonic() - begun < PATIENCE / 2
+    assert [f"{team.place.url}/ckpt-1"] * 3 == team.save()
 
 
 def test_a_manager_that_is_made_after_the_first_save_has_begun_is_in_the_next(where):

@@ -95,12 +95,11 @@ class Trial:
         while True:
             try:
                 return request()
-            except errors.StoreError as error:
-                if not error.transient:
+            except errors.StoreError as failure:
+                if not failure.transient:
                     raise
-                self.count(error)
-                failure = error
-            self.wait(failure)
+                self.count(failure)
+                self.wait(failure)
 
     def count(self, failure: errors.StoreError) -> None:
         """Takes a passing failure, and what was sent to learn its cause, from the budget."""
