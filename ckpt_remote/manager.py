@@ -199,8 +199,8 @@ class CheckpointManager(tf.train.CheckpointManager):
         but for `UnknownOutcomeError`, where it may have.
 
         With `asynchronous`, the values are taken when this returns, and the checkpoint has the URL that this returns
-        once `sync` returns. What goes wrong until then is raised by the next `save`, `sync` or `close`. A `save` that
-        raises that has begun all the same, if it was due.
+        once `sync` returns. What goes wrong until then is raised by the next `save` that is due, `sync` or `close`.
+        Such a `save` has begun all the same.
 
         Args:
             checkpoint_number: An integer, or an integer variable or tensor, to number the checkpoint by; by default
@@ -569,7 +569,7 @@ class _Begun:
         snapshot: The values.
         number: What the save counter says.
         is_numbered: Whether the caller has said the number.
-        last_step: The step of the save before.
+        last_step: What the interval counts from if this one fails.
         started: When it began.
         taken: When it had the values.
     """
