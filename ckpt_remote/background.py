@@ -12,15 +12,14 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+
+from ckpt_remote.parallel import wait_for
 
 __all__ = ["Background"]
 
 _log = logging.getLogger(__name__)
-
-# Seconds: a signal that arrives just before an endless wait would not end it.
-_GLANCE = 0.5
 
 
 @dataclass(slots=True)
@@ -82,8 +81,8 @@ class Background:
     def wait(self) -> None:
         """Returns when no task is under way. Ctrl-C ends the wait, and not the task."""
         self.require_elsewhere()
-        while self.is_busy and self._over is not None:
-            wait([self._over], timeout=_GLANCE)
+        if self.is_busy and self._over is not None:
+            wait_for(self._over)
 
     @property
     def has_failed(self) -> bool:

@@ -227,13 +227,13 @@ class CheckpointManager(tf.train.CheckpointManager):
             if self._background.is_busy and self._asynchronous == "skip":
                 return None
             self._background.wait()
-            has_failed = self._background.has_failed
             if not self._goes_on_by_itself(options):
                 self._background.raise_failure()
                 url = self._finish(self._begin(checkpoint_number, options))
             else:
                 # What has failed before is raised when this one has begun: several workers do not learn of it at the
                 # same call, and must not get out of step by it.
+                has_failed = self._background.has_failed
                 begun = self._begin(checkpoint_number, options)
                 with self._undone_if_it_fails(begun.number, begun.last_step):
                     self._background.start(partial(self._finish_and_tell, begun, options))

@@ -8,14 +8,20 @@ process from exiting. Tasks must not rely on each other: there may be one thread
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-__all__ = ["Beside", "run_all"]
+__all__ = ["Beside", "run_all", "wait_for"]
 
 T = TypeVar("T")
 
 # Seconds: a signal that arrives just before an endless wait would not end it.
 _GLANCE = 0.5
+
+
+def wait_for(outcome: Future[Any]) -> None:
+    """Returns when there is an outcome. Ctrl-C ends the wait."""
+    while not outcome.done():
+        wait([outcome], timeout=_GLANCE)
 
 
 class Beside(Generic[T]):
@@ -37,8 +43,7 @@ class Beside(Generic[T]):
 
     def result(self) -> T:
         """Waits for its result. Ctrl-C ends the wait."""
-        while not self._outcome.done():
-            wait([self._outcome], timeout=_GLANCE)
+        wait_for(self._outcome)
         return self._outcome.result()
 
     def _run(self, task: Callable[[], T]) -> None:

@@ -120,9 +120,7 @@ class Member:
         is by one that has published nothing, and is alive: of the dead there may be a plan, and it may come up late,
         but no second one follows.
         """
-        if (plan.job, plan.size) != (self.workers.job, self.workers.size):
-            return False
-        return plan.since == self.since or (plan.is_first and self.note(plan) != plan.attempt.number)
+        return self._is_ours(plan) and (plan.since == self.since or (plan.is_first and self._is_alive(plan)))
 
     def note(self, plan: Plan) -> str:
         """The first attempt of its leader that this worker has seen."""
@@ -130,8 +128,14 @@ class Member:
 
     def is_late_for(self, plan: Plan) -> bool:
         """Whether its leader saves, and this worker's manager was made too late to be let in."""
-        is_ours = (plan.job, plan.size) == (self.workers.job, self.workers.size)
-        return self.session is None and is_ours and not plan.is_first and self.note(plan) != plan.attempt.number
+        return self.session is None and self._is_ours(plan) and not plan.is_first and self._is_alive(plan)
+
+    def _is_ours(self, plan: Plan) -> bool:
+        return (plan.job, plan.size) == (self.workers.job, self.workers.size)
+
+    def _is_alive(self, plan: Plan) -> bool:
+        """Whether its leader has shown another plan before."""
+        return self.note(plan) != plan.attempt.number
 
 
 def look_around(member: Member) -> Flow[None]:

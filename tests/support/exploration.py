@@ -25,6 +25,10 @@ class Outcome:
     violations: list = field(default_factory=list)
     events: Counter = field(default_factory=Counter)
 
+    def missing(self, *events):
+        """Which of these have happened in no schedule."""
+        return [event for event in events if not self.events[event]]
+
     def __str__(self):
         happened = ", ".join(f"{count:,} {event}" for event, count in sorted(self.events.items()) if count)
         return (
