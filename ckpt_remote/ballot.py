@@ -54,11 +54,13 @@ class Failure:
         kind: The name of the error that everybody raises.
         message: What it says.
         keep: Whether an index may name what the workers wrote, so that they leave it.
+        absent: The workers that had not come when the leader gave them up.
     """
 
     kind: str
     message: str
     keep: bool = False
+    absent: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, error: BaseException, who: str = "", *, keep: bool = False) -> "Failure":
@@ -99,6 +101,8 @@ class Plan:
             have learnt puts them at odds.
         since: The digest of the state that the leader found when it began.
         is_first: Whether the leader has published nothing yet.
+        idle: Seconds from the end of the leader's save before to the beginning of this one; None if it is its first.
+        preparation: Seconds from there to this plan.
         exact: Whether the store deletes only exactly what it is told to.
         state: The write id that the state will have when the checkpoint is visible.
         of: The count in the names of the data objects.
@@ -120,6 +124,8 @@ class Plan:
     since: str
     counter: int | None = None
     is_first: bool = False
+    idle: float | None = None
+    preparation: float = 0.0
     exact: bool = False
     state: str = ""
     of: int = 0
@@ -201,7 +207,7 @@ def decode_plan(data: bytes, *, path: str) -> Plan:
         fields = json.loads(body)
         fields["attempt"] = Attempt(*fields["attempt"])
         fields["led"] = [(key, part) for key, part in fields["led"]]
-        fields |= {name: fields[name] and Failure(*fields[name]) for name in ("failure", "last")}
+        fields |= {name: _failure(fields[name]) for name in ("failure", "last")}
         values: dict[str, Any] = {name: tuple(it) if isinstance(it, list) else it for name, it in fields.items()}
         plan = Plan(**values)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -264,7 +270,7 @@ def decode_part(data: bytes, key: str, *, path: str) -> tuple[Part, Attempt]:
     line, _, rest = body.partition(b"\n")
     try:
         header = json.loads(line)
-        failure = header["failure"] and Failure(*header["failure"])
+        failure = _failure(header["failure"])
         is_occupied = bool(header["occupied"])
         sizes = [int(size) for size in header["sizes"]]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -299,6 +305,13 @@ def _unseal(data: bytes, key: str, path: str) -> tuple[bytes, Attempt]:
     if by is None:
         raise CorruptError(f"{path} has no seal: it is not what this library wrote there.", path=path)
     return body, by
+
+
+def _failure(fields: Sequence[Any] | None) -> Failure | None:
+    if fields is None:
+        return None
+    kind, message, keep, absent = fields
+    return Failure(kind, message, keep, tuple(absent))
 
 
 def _names(pairs: Sequence[Sequence[str]]) -> frozenset[Identity]:

@@ -10,22 +10,27 @@ Promises: it returns when the checkpoint is visible; when it raises, what this w
 for what the checkpoint may be made of. How bytes travel is the caller's: these are flows.
 """
 
+import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from ckpt_remote.ballot import Failure, Part, Plan, decode_layout
 from ckpt_remote.bundle import encode_index
-from ckpt_remote.errors import ConflictError, CorruptError, StoreError
+from ckpt_remote.errors import ConflictError, StoreError
 from ckpt_remote.flow import Flow, Get, Wait
 from ckpt_remote.layout import Layout, Manifest, assign, encode_manifest, manifest_of
 from ckpt_remote.origin import Attempt
-from ckpt_remote.rendezvous import Member, await_outcome, find_plan, join, vote, watch
+from ckpt_remote.rendezvous import Member, answer, await_outcome, find_plan, join, object_to, vote, watch
 from ckpt_remote.share import SAVE_COUNTER, Save, Share, Written, share_of
-from ckpt_remote.store import Object
+from ckpt_remote.store import Object, Version
 from ckpt_remote.tally import graph_of, index_of, pack
 from ckpt_remote.upload import take_back
 from ckpt_remote.verdicts import AbandonedError, SupersededError, ToldError
 
 __all__ = ["follow", "refuse"]
+
+T = TypeVar("T")
 
 
 def follow(me: Member, save: Save) -> Flow[str]:
@@ -42,24 +47,52 @@ def follow(me: Member, save: Save) -> Flow[str]:
         CheckpointError: What else somebody has found wrong.
         ValueError: Two workers have different contents under one name.
     """
-    me.begin()
-    attempts = _Attempts(me, save, manifest_of(save.tensors))
-    try:
-        while (path := (yield from attempts.next())) is None:
-            pass
-    except AbandonedError as told:
-        raise told.failure.error(me.url) from None
-    return path
+    return (yield from _attend(me, _save(me, save)))
 
 
 def refuse(me: Member, error: Exception) -> Flow[None]:
     """Tells the others that this save has failed here before it began."""
-    me.begin()
+    yield from _attend(me, _refuse(me, _failure(me, error)))
+
+
+def _attend(me: Member, flow: Flow[T]) -> Flow[T]:
+    """Counts a save, whatever becomes of it."""
+    me.begin((yield Wait(0.0)))
+    try:
+        result = yield from flow
+    except Exception:
+        me.attendance.end((yield Wait(0.0)))
+        raise
+    me.attendance.end((yield Wait(0.0)))
+    return result
+
+
+def _save(me: Member, save: Save) -> Flow[str]:
+    attempts = _Attempts(me, save, manifest_of(save.tensors))
+    path: str | None = None
+    try:
+        while path is None:
+            with contextlib.suppress(SupersededError):
+                path = yield from attempts.next()
+    except AbandonedError as told:
+        raise told.failure.error(me.url) from None
+    except Exception as error:
+        me.excuse = _failure(me, error)
+        raise
+    return path
+
+
+def _refuse(me: Member, failure: Failure) -> Flow[None]:
+    me.excuse = failure
     plan = yield from find_plan(me)
-    me.seen.add(plan.attempt.number)
-    attempt = yield from join(plan, me)
     if plan.failure is None:
-        yield from vote(plan, Part(failure=Failure.of(error, f"Worker {me.workers.rank}: ")), attempt, me)
+        yield from object_to(plan, failure, me)
+    else:
+        yield from join(plan, me)
+
+
+def _failure(me: Member, error: Exception) -> Failure:
+    return Failure.of(error, f"Worker {me.workers.rank}: ")
 
 
 def _with_counter_of(plan: Plan, save: Save) -> Save:
@@ -75,6 +108,21 @@ def _with_counter_of(plan: Plan, save: Save) -> Save:
 
 
 @dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a worker says to a plan.
+
+    Attributes:
+        part: What it says.
+        created: What is durable of its share, with the versions where that is known; None if it has written nothing.
+        took: Seconds that it wrote.
+    """
+
+    part: Part
+    created: Mapping[str, Version] | None = None
+    took: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class _Attempts:
     """The attempts at one save, as a worker takes part in them."""
 
@@ -83,51 +131,52 @@ class _Attempts:
     manifest: Manifest
 
     def next(self) -> Flow[str | None]:
-        """Takes part in the next one; returns the path if the checkpoint is visible, or else there will be another."""
+        """Takes part in the next one; returns the path if the checkpoint is visible, or else there will be another.
+
+        Raises:
+            SupersededError: There will be another, too.
+        """
         plan = yield from find_plan(self.me)
         if plan.failure is not None and plan.attempt.number in self.me.seen:
             raise AbandonedError(plan.failure)
         self.me.seen.add(plan.attempt.number)
         try:
             attempt = yield from join(plan, self.me)
-            return (yield from self._take_part(plan, attempt))
-        except SupersededError:
-            return None
+            said = yield from self._write(plan, attempt)
+            if said.created is None:
+                yield from answer(plan, said.part, self.me)
+                return None
+        except ToldError:
+            raise
+        except Exception as error:
+            yield from object_to(plan, _failure(self.me, error), self.me)
+            raise
+        yield from self._conclude(plan, said, said.created)
+        return plan.path
 
-    def _take_part(self, plan: Plan, attempt: Attempt) -> Flow[str | None]:
-        rank, save = self.me.workers.rank, _with_counter_of(plan, self.save)
+    def _write(self, plan: Plan, attempt: Attempt) -> Flow["_Answer"]:
+        """Writes this worker's share, or finds what keeps it from that."""
         if plan.failure is not None:
             raise AbandonedError(plan.failure)
+        rank, save = self.me.workers.rank, _with_counter_of(plan, self.save)
         if plan.path != save.path:
-            text = f"Worker {rank} saves {save.path} while the leader saves {plan.path}. Give all the same number."
-            yield from vote(plan, Part(failure=Failure("ValueError", text)), attempt, self.me)
-            raise ValueError(text)
+            raise ValueError(
+                f"{save.path} is saved here while the leader saves {plan.path}. Give all workers the same number."
+            )
+        has_other = _Answer(Part(manifest=encode_manifest(self.manifest)))
         if plan.status == "asking" or plan.manifests[rank] != self.manifest.digest:
-            yield from vote(plan, Part(manifest=encode_manifest(self.manifest)), attempt, self.me)
-            return None
-        try:
-            layout = yield from self._layout(plan)
-        except (StoreError, CorruptError) as error:
-            yield from vote(plan, Part(failure=Failure.of(error, f"Worker {rank}: ")), attempt, self.me)
-            raise
+            return has_other
+        layout = yield from self._layout(plan)
         share = share_of(plan, layout, rank, save, attempt)
         if len(share.shards) != plan.first[rank + 1] - plan.first[rank]:  # strings of its own have grown
-            yield from vote(plan, Part(manifest=encode_manifest(self.manifest)), attempt, self.me)
-            return None
+            return has_other
         start: float = yield Wait(0.0)
         try:
             written, _ = yield from save.write(share, lambda progress: watch(plan, progress, self.me.url))
-        except ToldError:
-            raise
         except ConflictError:
-            yield from vote(plan, Part(is_occupied=True), attempt, self.me)
-            return None
-        except Exception as error:
-            yield from vote(plan, Part(failure=Failure.of(error, f"Worker {rank}: ")), attempt, self.me)
-            raise
+            return _Answer(Part(is_occupied=True))
         now: float = yield Wait(0.0)
-        yield from self._conclude(plan, attempt, self._part(plan, share, written), written, now - start)
-        return plan.path
+        return _Answer(self._part(plan, share, written), written.uploaded.created, now - start)
 
     def _layout(self, plan: Plan) -> Flow[Layout]:
         if not plan.is_laid_out:
@@ -144,12 +193,12 @@ class _Attempts:
             graph=graph_of(self.save.tensors) if plan.is_laid_out else b"",
         )
 
-    def _conclude(self, plan: Plan, attempt: Attempt, part: Part, written: Written, took: float) -> Flow[None]:
+    def _conclude(self, plan: Plan, said: "_Answer", created: Mapping[str, Version]) -> Flow[None]:
         # Whatever else goes wrong, the checkpoint may be made of it.
         try:
-            yield from vote(plan, part, attempt, self.me)
-            yield from await_outcome(plan, self.me, took=took)
+            yield from vote(plan, said.part, self.me)
+            yield from await_outcome(plan, self.me, took=said.took)
         except (StoreError, ToldError) as error:  # after a StoreError the vote was not cast
             if not (isinstance(error, AbandonedError) and error.failure.keep):
-                yield from take_back(written.uploaded.created)
+                yield from take_back(created)
             raise

@@ -23,6 +23,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
+from typing import TypeVar
 
 from ckpt_remote.ballot import Failure, Plan, Votes, encode_layout
 from ckpt_remote.bundle import (
@@ -57,10 +58,13 @@ from ckpt_remote.workers import Workers
 
 __all__ = ["Leader", "give_up", "lead", "take_down"]
 
+T = TypeVar("T")
+
 _log = logging.getLogger(__name__)
 
 # Attempts at one save: the first takes for granted what each worker has, the second asks.
 _TRIES = 4
+_BROKEN_OFF = Failure("IncompleteError", "Worker 0 has broken the save off. Nothing was published.")
 
 
 class _DriftedError(Exception):
@@ -77,13 +81,16 @@ class Leader:
         session: Names this leader.
         ordinal: How often it has begun to save.
         begun: When it last did.
+        ended: When the save before was over; None if there was none.
+        idle: Seconds between the two.
         counter: What the save counter said then; None where it did not come to that.
         present: The ranks of those who have joined once.
         manifests: What each worker had at last.
         led: Of what the workers' copies have differed, so that only the leader's count.
         plan: The plan that is up, and its version.
         litter: What workers said in attempts that are over.
-        failure: The last save of its own that failed, by its number, and why.
+        failure: Why its last save failed, or will have if it ends without an error.
+        last: The same of the save before.
         has_published: Whether it has come to publish anything.
         before: The serial number of the state before the last save published anything; None if it never came to that.
     """
@@ -93,13 +100,16 @@ class Leader:
     session: str = field(default_factory=lambda: secrets.token_hex(8))
     ordinal: int = 0
     begun: float = 0.0
+    ended: float | None = None
+    idle: float | None = None
     counter: int | None = None
     present: set[int] = field(default_factory=set)
     manifests: tuple[Manifest, ...] = ()
     led: frozenset[Identity] = frozenset()
     plan: tuple[Plan, Version] | None = None
     litter: list[str] = field(default_factory=list)
-    failure: tuple[int, Failure] | None = None
+    failure: Failure | None = None
+    last: Failure | None = None
     has_published: bool = False
     before: int | None = None
 
@@ -121,9 +131,32 @@ def lead(me: Leader, known: Directory, save: Save, *, name: str, retention: Rete
         UnknownOutcomeError: The state may have been written, or may yet be.
         StoreError: The store kept failing, here or at a worker.
     """
+    return (yield from _begin(me, save.counter, _lead(me, known, save, name, retention)))
+
+
+def give_up(me: Leader, known: Directory, path: str, error: Exception, *, name: str) -> Flow[None]:
+    """Tells the others that this save has failed before it began."""
+    yield from _begin(me, None, _give_up(me, known, path, error, name))
+
+
+def _begin(me: Leader, counter: int | None, flow: Flow[T]) -> Flow[T]:
+    """Counts a save, whatever becomes of it."""
+    now: float = yield Wait(0.0)
     me.ordinal += 1
-    me.begun, me.counter = (yield Wait(0.0)), save.counter
-    me.before = None
+    me.begun, me.counter, me.before = now, counter, None
+    me.idle = None if me.ended is None else now - me.ended
+    # So that they learn of it at the next save, however this one ends.
+    me.last, me.failure = me.failure, _BROKEN_OFF
+    try:
+        result = yield from flow
+    except Exception:
+        me.ended = yield Wait(0.0)
+        raise
+    me.ended = yield Wait(0.0)
+    return result
+
+
+def _lead(me: Leader, known: Directory, save: Save, name: str, retention: Retention) -> Flow[int]:
     yield from _claim(me, known, name)
     try:
         size = yield from _Attempts(me, known, save, retention).run()
@@ -133,15 +166,12 @@ def lead(me: Leader, known: Directory, save: Save, *, name: str, retention: Rete
     except Exception as error:
         yield from _tell(me, known, save.path, Failure.of(error, "Worker 0: ", keep=me.before is not None))
         raise
+    me.failure = None
     yield from take_down(me)
     return size
 
 
-def give_up(me: Leader, known: Directory, path: str, error: Exception, *, name: str) -> Flow[None]:
-    """Tells the others that this save has failed before it began."""
-    me.ordinal += 1
-    me.begun, me.counter = (yield Wait(0.0)), None
-    me.before = None
+def _give_up(me: Leader, known: Directory, path: str, error: Exception, name: str) -> Flow[None]:
     yield from _claim(me, known, name)
     yield from _tell(me, known, path, Failure.of(error, "Worker 0: "))
 
@@ -150,7 +180,7 @@ def _claim(me: Leader, known: Directory, name: str) -> Flow[None]:
     try:
         yield from known.claim(name)
     except Exception as error:  # the others can be told when the directory is ours, so at the next save
-        me.failure = me.ordinal, Failure.of(error, "Worker 0: ")
+        me.failure = Failure.of(error, "Worker 0: ")
         raise
 
 
@@ -191,7 +221,7 @@ class _Attempts:
         counts = layout.counts(self.me.manifests)
         total = sum(counts) + (not uniform)  # the merged object graph, by itself
         plan = dataclasses.replace(
-            _plan_for(self.me, self.known, self.save.path, target.attempt),
+            (yield from _plan_for(self.me, self.known, self.save.path, target.attempt)),
             exact=target.exact,
             state=target.state,
             of=next(islice(target.counts(total), tries, None)),
@@ -274,7 +304,8 @@ def take_down(me: Leader) -> Flow[None]:
         _log.info("%s/%s could not be removed, and is left to the next owner: %s", me.url, key, failure)
 
 
-def _plan_for(me: Leader, known: Directory, path: str, attempt: Attempt) -> Plan:
+def _plan_for(me: Leader, known: Directory, path: str, attempt: Attempt) -> Flow[Plan]:
+    now: float = yield Wait(0.0)
     return Plan(
         status="open",
         session=me.session,
@@ -285,8 +316,10 @@ def _plan_for(me: Leader, known: Directory, path: str, attempt: Attempt) -> Plan
         path=path,
         counter=me.counter,
         is_first=not me.has_published,
+        idle=me.idle,
+        preparation=now - me.begun,
         since=known.found,
-        last=me.failure[1] if me.failure and me.failure[0] == me.ordinal - 1 else None,
+        last=me.last,
     )
 
 
@@ -300,7 +333,7 @@ def _put_up(me: Leader, plan: Plan, guard: Version) -> Flow[None]:
 def _ask(me: Leader, known: Directory, target: Target) -> Flow[tuple[Manifest, ...]]:
     """Asks the others what they have."""
     attempt = known.attempt()
-    plan = dataclasses.replace(_plan_for(me, known, target.path, attempt), status="asking")
+    plan = dataclasses.replace((yield from _plan_for(me, known, target.path, attempt)), status="asking")
     yield from _put_up(me, plan, target.guard)
     idle = Progress()
     idle.finish(0.0)
@@ -310,10 +343,10 @@ def _ask(me: Leader, known: Directory, target: Target) -> Flow[tuple[Manifest, .
 
 def _tell(me: Leader, known: Directory, path: str, failure: Failure) -> Flow[None]:
     """Tells the others that nothing comes of it; who has never been here before is waited for."""
-    me.failure = me.ordinal, failure
+    me.failure = failure
     now: float = yield Wait(0.0)  # after a budget that is spent, another
     up = me.plan[0] if me.plan and me.plan[0].ordinal == me.ordinal else None
-    plan = dataclasses.replace(up or _plan_for(me, known, path, known.attempt()), failure=failure)
+    plan = dataclasses.replace(up or (yield from _plan_for(me, known, path, known.attempt())), failure=failure)
     everybody = len(me.present) == me.workers.size - 1
     try:
         yield from _change(me, known, dataclasses.replace(plan, status="over" if everybody else "failed"))

@@ -200,7 +200,7 @@ class CheckpointManager(tf.train.CheckpointManager):
 
         With `asynchronous`, the values are taken when this returns, and the checkpoint has the URL that this returns
         once `sync` returns. What goes wrong until then is raised by the next `save` that is due, `sync` or `close`.
-        Such a `save` has begun all the same.
+        Such a `save` has begun all the same; one that is not asynchronous has passed.
 
         Args:
             checkpoint_number: An integer, or an integer variable or tensor, to number the checkpoint by; by default
@@ -227,20 +227,17 @@ class CheckpointManager(tf.train.CheckpointManager):
             if self._background.is_busy and self._asynchronous == "skip":
                 return None
             self._background.wait()
-            if not self._goes_on_by_itself(options):
-                self._background.raise_failure()
-                url = self._finish(self._begin(checkpoint_number, options))
+            # What has failed before is raised when this one has begun: several workers do not learn of it at the same
+            # call, and must not get out of step by it.
+            has_failed = self._background.has_failed
+            if self._goes_on_by_itself(options):
+                url = self._go_on_with(self._begin(checkpoint_number, options), options)
             else:
-                # What has failed before is raised when this one has begun: several workers do not learn of it at the
-                # same call, and must not get out of step by it.
-                has_failed = self._background.has_failed
-                begun = self._begin(checkpoint_number, options)
-                with self._undone_if_it_fails(begun.number, begun.last_step):
-                    self._background.start(partial(self._finish_and_tell, begun, options))
-                if has_failed:
-                    self._background.raise_failure()
-                return self._full(begun.path)
-        _call_back(url, options)
+                url = self._finish(self._begin(checkpoint_number, options))
+        if not self._goes_on_by_itself(options):
+            _call_back(url, options)
+        if has_failed:
+            self._background.raise_failure()
         return url
 
     def claim(self) -> None:
@@ -501,6 +498,12 @@ class CheckpointManager(tf.train.CheckpointManager):
             started=started,
             taken=time.perf_counter(),
         )
+
+    def _go_on_with(self, begun: "_Begun", options: tf.train.CheckpointOptions | None) -> str:
+        """Saves what was taken behind training, and returns the URL that it will have."""
+        with self._undone_if_it_fails(begun.number, begun.last_step), self._others_told(begun.path):
+            self._background.start(partial(self._finish_and_tell, begun, options))
+        return self._full(begun.path)
 
     def _finish(self, begun: "_Begun", *, stall: float | None = None) -> str:
         """Saves what was taken, and returns the URL; training waits unless `stall` says how long it has."""

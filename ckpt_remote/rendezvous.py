@@ -17,6 +17,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ckpt_remote.attendance import Attendance
 from ckpt_remote.ballot import Failure, Part, Plan, decode_plan
 from ckpt_remote.commit import STATE
 from ckpt_remote.errors import CheckpointError, ConflictError, CorruptError, StoreError, UnknownOutcomeError
@@ -30,7 +31,7 @@ from ckpt_remote.upload import create
 from ckpt_remote.verdicts import AbandonedError, SupersededError, incomplete, not_begun, taken_over, twice
 from ckpt_remote.workers import Workers
 
-__all__ = ["Member", "await_outcome", "find_plan", "join", "look_around", "vote", "watch"]
+__all__ = ["Member", "answer", "await_outcome", "find_plan", "join", "look_around", "object_to", "vote", "watch"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ _STALE = 3.0
 # Seconds after which the state is asked whether a plan that stands has come true all the same: its leader may have died
 # before it could take it down.
 _SETTLED = 5.0
+# What a worker says of a save that has ended here without an error, as by Ctrl-C.
+_NO_EXCUSE = Failure("IncompleteError", "A worker has broken this save off. Nothing was published.")
 
 
 @dataclass(slots=True)
@@ -53,13 +56,14 @@ class Member:
         since: The digest of the state that it found.
         epoch: How often the directory had been claimed then.
         session: The leader's, once it has joined one.
-        ordinal: Which of the leader's saves it took part in last.
-        due: Which of them this one is, if both have begun equally many since.
+        attendance: Which of the leader's saves it is at.
         counter: The leader's save counter, once it is known in a save.
         seen: The attempts that are over for it.
         strangers: By session, the first attempt seen of leaders that may be dead.
-        overtaken: How many calls on end have found only a failure that was there before.
+        overtaken: How many calls on end have found only that a save had failed because this worker had not come.
         takes_part: Whether it has begun to take part in the save that it is at.
+        excuse: Why the last save that it has begun without a plan failed here.
+        identity: The attempt that it has joined last, by number, and whose seals its objects get there.
     """
 
     workers: Workers
@@ -67,42 +71,58 @@ class Member:
     since: str = ""
     epoch: int = 0
     session: str | None = None
-    ordinal: int = 0
-    due: int = 0
     counter: int | None = None
     seen: set[str] = field(default_factory=set)
     strangers: dict[str, str] = field(default_factory=dict)
     overtaken: int = 0
     takes_part: bool = False
+    excuse: Failure = _NO_EXCUSE
+    identity: tuple[str, Attempt] | None = None
+    attendance: Attendance = field(init=False)
 
-    def begin(self) -> None:
+    def __post_init__(self) -> None:
+        self.attendance = Attendance(self.workers)
+
+    def begin(self, now: float) -> None:
         """Says that it begins to save."""
         self.takes_part, self.counter = False, None
-        self.due += 1
+        self.attendance.begin(now)
 
-    def expects(self, plan: Plan) -> bool:
-        """Whether a plan is one for this save.
+    def verdict(self, plan: Plan, now: float) -> Literal["follow", "wait", "refuse"]:
+        """What to do about a plan: take it for the one of this save, wait for another, or say no to it.
 
         Raises:
             AbandonedError: Another job has taken the directory over, or the leader has given this save up.
         """
         if self.session is None:
             if plan.status == "over" or not self._may_follow(plan):
-                return False
+                return "wait"
         elif plan.session != self.session:
             raise taken_over(self.url)
         if self.takes_part:
-            _require_same_save(plan, self.ordinal, self.url)
-        if plan.failure is not None:  # of this save, or of one that has failed here, too, before there was a plan
-            return plan.ordinal >= self.due
-        return (self.takes_part or plan.ordinal > self.ordinal) and plan.attempt.number not in self.seen
+            _require_same_save(plan, self.attendance.ordinal, self.url)
+        relation = self.attendance.relation(plan, now)
+        if relation == "missed" and plan.last is not None:
+            self._agree(plan.ordinal - 1)
+            raise AbandonedError(plan.last)
+        if plan.failure is None and plan.attempt.number in self.seen:
+            return "wait"
+        if relation == "before":  # so what it is of has failed here
+            return "refuse" if plan.failure is None else "wait"
+        return "follow"
+
+    def identify(self, plan: Plan) -> Attempt:
+        """Whose seals this worker's objects get in an attempt, however often it comes to that."""
+        if self.identity is None or self.identity[0] != plan.attempt.number:
+            self.identity = plan.attempt.number, new_attempt(plan.attempt.term, plan.attempt.serial)
+        return self.identity[1]
 
     def accept(self, plan: Plan, epoch: int) -> None:
         """Takes a plan for the one of this save, and its leader for the leader, who has claimed the directory."""
         self.session, self.counter = plan.session, plan.counter
-        self.ordinal = self.due = plan.ordinal
         self.epoch = max(self.epoch, epoch)
         self.takes_part = True
+        self._agree(plan.ordinal)
 
     def patience(self, failed: Plan) -> float:
         """Seconds for which it waits for another plan than one that had failed before it looked.
@@ -110,8 +130,12 @@ class Member:
         That may be of a save that this worker left out: then the next one is near. If it is not, the two may miss each
         other again, so the next time it waits longer.
         """
-        is_known = failed.attempt.number in self.seen or self.session is None
+        is_known = failed.attempt.number in self.seen or self.session is None or self.takes_part
         return 0.0 if is_known else min(_STALE * 2**self.overtaken, self.workers.timeout)
+
+    def _agree(self, ordinal: int) -> None:
+        self.attendance.agree(ordinal)
+        self.excuse = _NO_EXCUSE
 
     def _may_follow(self, plan: Plan) -> bool:
         """Whether a plan is one of this worker's job.
@@ -161,18 +185,24 @@ def find_plan(member: Member) -> Flow[Plan]:
     while True:
         found, state = yield GetAll((PLAN, STATE))
         plan = _plan(found, member.url)
-        if plan is not None and member.expects(plan):
+        verdict = "wait" if plan is None else member.verdict(plan, now)
+        if plan is not None and verdict == "refuse":
+            yield from object_to(plan, member.excuse, member)
+        if plan is not None and verdict == "follow":
             if now == start and plan.failure is not None:
                 stale, patience = plan.attempt.number, member.patience(plan)
             is_stale = plan.attempt.number == stale
             if not is_stale or now - start >= patience:
-                member.overtaken = member.overtaken + 1 if is_stale and patience else 0
+                is_missed = is_stale and plan.failure is not None and member.workers.rank in plan.failure.absent
+                member.overtaken = member.overtaken + 1 if is_missed and patience else 0
                 member.accept(plan, _epoch(state, member.url))
                 return plan
         is_known = member.session is not None  # else the claim may be that of its own leader
         if is_known and now - start > min(_GRACE, member.workers.timeout) and _epoch(state, member.url) > member.epoch:
             raise taken_over(member.url)
         if now - start > member.workers.timeout:
+            if not member.takes_part:
+                member.attendance.give_up(now)
             raise not_begun(member.workers, member.url, is_late=plan is not None and member.is_late_for(plan))
         if reminders.is_due(now - start):
             _log.warning(
@@ -190,12 +220,16 @@ def join(plan: Plan, member: Member) -> Flow[Attempt]:
         SupersededError: The attempt is over.
         StoreError: The store kept failing.
     """
-    attempt = new_attempt(plan.attempt.term, plan.attempt.serial)
+    attempt = member.identify(plan)
     try:
         yield from create(plan.key("join", member.workers.rank), (), attempt)
     except ConflictError as error:
         if not (yield from _is_own("join", plan, attempt, member, error)):
             raise SupersededError from error
+    # It may have landed when all that was said about the attempt had been removed: then nobody hears what follows.
+    current = yield from _look(member.url)
+    if current is None or current.attempt != plan.attempt:
+        raise SupersededError
     return attempt
 
 
@@ -230,24 +264,50 @@ def watch(plan: Plan, progress: Progress, url: str) -> Flow[None]:
         yield Wait(pauses.next())
 
 
-def vote(plan: Plan, part: Part, attempt: Attempt, member: Member) -> Flow[None]:
-    """Casts this worker's vote.
+def answer(plan: Plan, part: Part, member: Member) -> Flow[None]:
+    """Says whatever does not make the attempt pass.
+
+    Raises:
+        AbandonedError: Another process acts as this worker.
+        StoreError: The store kept failing.
+    """
+    attempt = member.identify(plan)
+    try:
+        yield from create(plan.key("part", member.workers.rank), (part.encode(),), attempt)
+    except ConflictError as error:
+        yield from _is_own("part", plan, attempt, member, error)
+
+
+def object_to(plan: Plan, failure: Failure, member: Member) -> Flow[None]:
+    """Says that this worker has failed; if the store does not let it, it is said when the plan is seen again.
+
+    Raises:
+        AbandonedError: Another process acts as this worker.
+    """
+    try:
+        yield from join(plan, member)
+        yield from answer(plan, Part(failure=failure), member)
+    except SupersededError:
+        return
+    except StoreError as error:
+        member.seen.discard(plan.attempt.number)
+        _log.info("Worker %d could not say that it has failed, and will try again: %s", member.workers.rank, error)
+    else:
+        member.seen.add(plan.attempt.number)
+
+
+def vote(plan: Plan, part: Part, member: Member) -> Flow[None]:
+    """Says that this worker's share is durable.
 
     Raises:
         AbandonedError: Another process acts as this worker.
         StoreError: The store kept failing, and the vote is that this worker failed.
         UnknownOutcomeError: Nobody can tell what the vote is.
     """
-    key = plan.key("part", member.workers.rank)
     try:
-        yield from create(key, (part.encode(),), attempt)
-    except ConflictError as error:
-        try:
-            yield from _is_own("part", plan, attempt, member, error)
-        except StoreError as failure:
-            yield from _withhold(plan, attempt, member, failure)
+        yield from answer(plan, part, member)
     except StoreError as error:
-        yield from _withhold(plan, attempt, member, error)
+        yield from _withhold(plan, member.identify(plan), member, error)
 
 
 def _withhold(plan: Plan, attempt: Attempt, member: Member, failure: StoreError) -> Flow[None]:

@@ -58,7 +58,7 @@ def gather(plan: Plan, progress: Progress, *, timeout: float, present: set[int],
             if finished is not None and own is not None and rank in roll.joined:
                 due = finished + timeout + SLOWNESS * own
             if due is not None and now > due:
-                raise vanished(rank, plan, url, joined=rank in roll.joined)
+                raise vanished(rank, plan, url, absent=[it for it in roll.missing if it not in roll.joined])
         if roll.missing and reminders.is_due(now - begun):
             _log.warning(
                 "%s/%s waits for %s: %.0f seconds by now",

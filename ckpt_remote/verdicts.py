@@ -4,6 +4,8 @@ Promises: what the errors say is what all workers raise and read, with the next 
 save: `AbandonedError` carries what does.
 """
 
+from collections.abc import Sequence
+
 from ckpt_remote.ballot import Failure, Plan
 from ckpt_remote.workers import Workers
 
@@ -89,12 +91,12 @@ def twice(rank: int, url: str, *, keep: bool = False) -> AbandonedError:
     return AbandonedError(Failure("ConflictError", text, keep=keep))
 
 
-def vanished(rank: int, plan: Plan, url: str, *, joined: bool) -> AbandonedError:
-    """The leader waits for a worker no longer."""
-    what = "has begun its share and not finished it" if joined else "has not come"
+def vanished(rank: int, plan: Plan, url: str, *, absent: Sequence[int]) -> AbandonedError:
+    """The leader waits for a worker no longer; `absent` are all that have not even come."""
+    what = "has not come" if rank in absent else "has begun its share and not finished it"
     text = (
         f"Cannot save {url}/{plan.path}: worker {rank} of {plan.size} {what} in time, so nothing was published. See "
         "whether it is alive. Every worker calls save() at the same steps, with the same directory; make the managers "
         "before the first checkpoint of a job is there. Workers(timeout=...) sets how long to wait."
     )
-    return AbandonedError(Failure("IncompleteError", text))
+    return AbandonedError(Failure("IncompleteError", text, absent=tuple(absent)))

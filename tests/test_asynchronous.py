@@ -14,7 +14,7 @@ import tensorflow as tf
 from support.places import Place, read_all
 from support.watched import repeated
 
-from ckpt_remote import NotFoundError, StoreError, Workers
+from ckpt_remote import IncompleteError, NotFoundError, StoreError, Workers
 from ckpt_remote.progress import listen
 from ckpt_remote.store import open_store
 
@@ -257,6 +257,19 @@ def test_tensorflows_own_option_means_the_same(memory_place, gate):
     assert f"{memory_place.url}/ckpt-2" == manager.save() == manager.latest_checkpoint
 
 
+def test_a_save_that_training_waits_for_raises_what_has_failed_before_it_when_it_has_passed(memory_place, gate):
+    manager = make(memory_place, tf.Variable(1.0), asynchronous=False)
+    gate.refuses = True
+    manager.save(options=tf.train.CheckpointOptions(enable_async=True))
+    over(manager)
+    gate.refuses = False
+    with pytest.raises(StoreError, match="refused by the test"):
+        manager.save()
+
+    assert f"{memory_place.url}/ckpt-1" == manager.latest_checkpoint
+    assert f"{memory_place.url}/ckpt-2" == manager.save()
+
+
 @pytest.mark.parametrize("use", ["save", "sync", "restore", "collect_garbage"])
 def test_a_callback_that_would_wait_for_itself_is_refused_and_the_save_has_passed(use, memory_place):
     manager = make(memory_place, tf.Variable(1.0))
@@ -401,6 +414,88 @@ def test_a_failure_that_workers_learn_of_at_different_steps_does_not_set_them_ap
 
     assert [(0, 21), (1, 21)] == raised
     assert [f"{memory_place.url}/ckpt-{number}" for number in (3, 4, 5)] == managers[1].checkpoints
+
+
+@pytest.mark.parametrize("who", [0, 1])
+@pytest.mark.parametrize("verb", ["put", "read"])
+def test_a_request_that_one_worker_is_refused_costs_one_save_and_sets_nobody_apart(
+    who, verb, memory_place, monkeypatch
+):
+    """It goes on to its next save, while that of the others still waits for it, or it waits for theirs."""
+    gates = [Refusing(verb), Refusing(verb)]
+    opened = iter(gates)
+    monkeypatch.setattr(
+        "ckpt_remote.manager.open_store", lambda *given: repeated(open_store(*given), next(opened).hand)
+    )
+    checkpoints = [
+        tf.train.Checkpoint(step=tf.Variable(0), **{f"own{rank}": tf.Variable(0)}) for rank in range(len(gates))
+    ]
+    managers = [
+        memory_place.manager(
+            checkpoint, max_to_keep=9, asynchronous=True, workers=Workers(rank, 2, job="job", timeout=PATIENCE)
+        )
+        for rank, checkpoint in enumerate(checkpoints)
+    ]
+    outcomes = []
+    with ThreadPoolExecutor(2) as pool:
+
+        def all_of(calls):
+            return [asked.exception() for asked in [pool.submit(call) for call in calls]]
+
+        for at in range(1, 7):
+            if at == 3:
+                assert [None, None] == all_of(manager.sync for manager in managers)
+                gates[who].refuses = True
+            for rank, checkpoint in enumerate(checkpoints):
+                checkpoint.step.assign(at)
+                getattr(checkpoint, f"own{rank}").assign(at)
+            outcomes.append(all_of(manager.save for manager in managers))
+            if at == 3:
+                assert gates[who].refused.wait(PATIENCE)
+        assert [None, None] == all_of(manager.sync for manager in managers)
+
+    assert [[None] * 2] * 3 == outcomes[:3]
+    assert [StoreError] * 2 == [type(error) for error in outcomes[3]]
+    assert all("refused by the test" in str(error) for error in outcomes[3])
+    assert [[None] * 2] * 2 == outcomes[4:]
+    monkeypatch.undo()
+    saved = [tf.train.Checkpoint(own0=tf.Variable(0), own1=tf.Variable(0)) for _ in managers[0].checkpoints]
+    for checkpoint, url in zip(saved, managers[0].checkpoints, strict=True):
+        memory_place.manager(checkpoint).restore(url)
+    assert [(at, at) for at in (1, 2, 4, 5, 6)] == [(int(it.own0), int(it.own1)) for it in saved]
+
+
+class Refusing:
+    """Refuses one request, when it is told to."""
+
+    def __init__(self, verb):
+        self.verb, self.refuses, self.refused = verb, False, threading.Event()
+
+    def hand(self, asked, perform):
+        if self.refuses and asked.verb == self.verb:
+            self.refuses = False
+            self.refused.set()
+            raise StoreError("refused by the test", transient=False)
+        return perform()
+
+
+def test_where_one_worker_can_have_no_thread_the_others_are_told(memory_place, gate, monkeypatch):
+    managers = [
+        make(memory_place, tf.Variable(1.0), workers=Workers(rank, 2, job="job", timeout=PATIENCE)) for rank in (0, 1)
+    ]
+    managers[1].save()
+    start = threading.Thread.start
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda it: refuse(it) if it.name.startswith("saving") else start(it))
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            managers[0].save()
+    with pytest.raises(IncompleteError, match="Worker 0: RuntimeError"):
+        managers[1].sync()
+    managers[1].save()
+
+    assert f"{memory_place.url}/ckpt-1" == managers[0].save()
+    for manager in managers:
+        manager.sync()
 
 
 SCRIPT = """

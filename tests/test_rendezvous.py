@@ -15,7 +15,7 @@ from ckpt_remote.errors import ConflictError, CorruptError, StoreError, UnknownO
 from ckpt_remote.origin import new_attempt
 from ckpt_remote.patience import Progress
 from ckpt_remote.probe import PLAN
-from ckpt_remote.rendezvous import await_outcome, find_plan, join, look_around, vote, watch
+from ckpt_remote.rendezvous import await_outcome, find_plan, join, look_around, object_to, vote, watch
 from ckpt_remote.verdicts import AbandonedError, SupersededError
 
 LOST = StoreError("no answer", transient=True)
@@ -100,7 +100,7 @@ def test_the_claim_of_its_own_leader_is_not_anothers(world):
     world.claim(1)
     world.show(plan())
     world.run(find_plan(me))
-    me.begin()
+    me.begin(world.now)
     world.remove(PLAN)
 
     assert "IncompleteError" == failure_of(world, find_plan(me)).kind
@@ -140,7 +140,7 @@ def test_whoever_has_left_saves_out_follows_the_leader_in_the_next(world):
         world.show(shown := plan(ordinal=ordinal, attempt=new_attempt(TERM, ordinal)))
 
         assert shown == world.run(find_plan(me))
-        me.begin()
+        me.begin(world.now)
 
 
 def test_a_save_that_a_worker_has_taken_part_in_is_not_taken_for_the_next(world):
@@ -167,29 +167,139 @@ def test_a_failure_that_was_there_before_is_told_unless_the_next_save_begins_soo
     assert 3 < world.now - begun < 4
 
 
-def test_who_misses_the_leader_again_and_again_waits_longer_each_time(world):
-    """Each is too late for the other, as after an evaluation on one of them."""
+@pytest.mark.parametrize(
+    ("absent", "waits"), [((1,), [3, 6, 12, 24, 48, 96, 100]), ((), [3] * 7), ((2,), [3] * 7)], ids=str
+)
+def test_who_finds_that_it_was_missed_again_and_again_waits_longer_each_time(absent, waits, world):
+    """Each is too late for the other, as after an evaluation on one of them. Whatever else fails is told soon."""
     me = member(session="5e55", ordinal=2)
-    waits = []
-    for ordinal in range(3, 11):
-        world.show(plan(ordinal=ordinal, status="over", failure=Failure("IncompleteError", "late")))
+    for ordinal, expected in enumerate(waits, 3):
+        world.show(plan(ordinal=ordinal, status="over", failure=Failure("IncompleteError", "late", absent=absent)))
         begun = world.now
         world.run(find_plan(me))
-        waits.append(round(world.now - begun))
-        me.begin()
+        me.begin(world.now)
 
-    assert pytest.approx([3.5, 6.5, 12.5, 24.5, 48.5, 96.5, 100.5], abs=0.5) == waits[:7]
+        assert expected <= world.now - begun < expected + 1.1
 
 
 def test_a_failure_of_a_save_that_has_failed_here_too_is_not_told_again(world):
     """The store refused this worker, which went on, before the leader could say that it was refused, too."""
-    me = member(session="5e55", ordinal=2, due=2)
-    me.begin()
+    me = member(session="5e55", ordinal=2)
+    me.begin(world.now)
     failed = plan(ordinal=3, status="over", failure=Failure("StoreError", "403"))
     world.at(5.0, world.show, failed)
     world.at(9.0, world.show, shown := plan(ordinal=4, attempt=new_attempt(TERM, 4)))
 
     assert shown == world.run(find_plan(me))
+
+
+# Whose save is it: who saves behind training may be a save ahead of the leader, or behind it.
+
+
+def what_it_said(world, plan):
+    key = plan.key("part", 1)
+    said = read_all(world.place).get(key)
+    return said and decode_part(said, key, path="x")[0].failure
+
+
+def test_a_plan_of_a_save_that_has_failed_here_is_told_so_and_the_next_one_followed(world):
+    me = member(session="5e55", ordinal=2)
+    me.excuse = Failure("StoreError", "Worker 1: 403")
+    me.begin(world.now)
+    world.show(left := plan(ordinal=3))
+    world.at(9.0, world.show, shown := plan(ordinal=4, attempt=new_attempt(TERM, 4)))
+
+    assert shown == world.run(find_plan(me))
+    assert Failure("StoreError", "Worker 1: 403") == what_it_said(world, left)
+    assert what_it_said(world, shown) is None
+
+
+def test_so_is_every_attempt_at_it(world):
+    me = member(session="5e55", ordinal=2)
+    me.begin(world.now)
+    attempts = [plan(ordinal=3), plan(ordinal=3, attempt=new_attempt(TERM, 2))]
+    world.show(attempts[0])
+    world.at(5.0, world.show, attempts[1])
+    world.at(9.0, world.show, shown := plan(ordinal=4, attempt=new_attempt(TERM, 4)))
+
+    assert shown == world.run(find_plan(me))
+    assert {"IncompleteError"} == {what_it_said(world, attempt).kind for attempt in attempts}
+
+
+def test_a_no_that_does_not_arrive_is_said_when_the_plan_is_seen_again(world):
+    shown, me = plan(), member()
+    world.show(shown)
+    world.run(find_plan(me))
+    world.hand = failing_puts(4)
+    world.run(object_to(shown, failure := Failure("StoreError", "Worker 1: 403"), me))
+    assert what_it_said(world, shown) is None
+    me.excuse = failure
+    me.begin(world.now)
+    world.at(9.0, world.show, following := plan(ordinal=2, attempt=new_attempt(TERM, 2)))
+
+    assert following == world.run(find_plan(me))
+    assert failure == what_it_said(world, shown)
+
+
+def test_a_save_that_failed_at_the_leader_unseen_is_told_by_the_plan_of_the_next(world):
+    me = member(session="5e55", ordinal=2)
+    shown = plan(ordinal=4, last=Failure("StoreError", "Worker 0: 403"))
+    world.show(shown)
+    assert Failure("StoreError", "Worker 0: 403") == failure_of(world, find_plan(me))
+    me.begin(world.now)
+
+    assert shown == world.run(find_plan(me))
+
+
+def test_who_is_told_that_it_was_missed_left_that_save_out_and_is_at_the_next(world):
+    shown = plan(ordinal=4, last=Failure("IncompleteError", "Worker 1 has not come", absent=(1,)))
+    world.show(shown)
+
+    assert shown == world.run(find_plan(member(session="5e55", ordinal=2)))
+
+
+def waited_in_vain(world):
+    me = member(session="5e55", ordinal=2)
+    failure_of(world, find_plan(me))
+    me.attendance.end(world.now)
+    world.now += 10
+    me.begin(world.now)
+    return me
+
+
+@pytest.mark.parametrize("changes", [{"ordinal": 3, "idle": 999.0}, {"ordinal": 4}], ids=["left out", "failed"])
+def test_who_waited_in_vain_follows_whatever_is_next(changes, world):
+    """The leader has left the save out, or failed before it could say so."""
+    me = waited_in_vain(world)
+    world.show(shown := plan(**changes, last=Failure("StoreError", "Worker 0: 403")))
+
+    assert shown == world.run(find_plan(me))
+
+
+def test_what_the_leader_was_busy_with_when_this_worker_gave_up_is_told_so(world):
+    me = waited_in_vain(world)
+    world.show(late := plan(ordinal=3, idle=5.0, preparation=1.0))
+    world.at(world.now + 9.0, world.show, shown := plan(ordinal=4, attempt=new_attempt(TERM, 4)))
+
+    assert shown == world.run(find_plan(me))
+    assert "IncompleteError" == what_it_said(world, late).kind
+
+
+def test_who_waited_in_vain_is_told_what_both_have_begun_since_and_failed(world):
+    me = waited_in_vain(world)
+    world.show(plan(ordinal=5, last=Failure("StoreError", "Worker 0: 403")))
+
+    assert "StoreError" == failure_of(world, find_plan(me)).kind
+
+
+def test_who_waited_in_vain_and_then_failed_says_so(world):
+    me = waited_in_vain(world)
+    me.begin(world.now)
+    world.show(left := plan(ordinal=3))
+    world.at(world.now + 9.0, world.show, shown := plan(ordinal=4, attempt=new_attempt(TERM, 4)))
+
+    assert shown == world.run(find_plan(me))
+    assert "IncompleteError" == what_it_said(world, left).kind
 
 
 def test_a_failure_that_comes_while_one_looks_is_told_at_once(world):
@@ -208,7 +318,7 @@ def test_who_comes_late_follows_a_leader_that_proves_to_be_alive(before, world):
     world.show(left) if before else world.at(5.0, world.show, left)
     world.run(look_around(me))
     assert "IncompleteError" == failure_of(world, find_plan(me)).kind
-    me.begin()
+    me.begin(world.now)
     world.show(shown := plan(is_first=True, ordinal=2, attempt=new_attempt(TERM, 2)))
 
     assert shown == world.run(find_plan(me))
@@ -236,15 +346,15 @@ def test_a_plan_that_is_damaged_is_corrupt(world):
 
 
 def test_who_joins_says_whose_seals_its_objects_have(world):
-    shown = plan()
+    world.show(shown := plan())
     attempt = world.run(join(shown, member(2)))
 
-    assert {shown.key("join", 2): attempt.seal(shown.key("join", 2))} == read_all(world.place)
+    assert attempt.seal(shown.key("join", 2)) == read_all(world.place)[shown.key("join", 2)]
     assert attempt != shown.attempt
 
 
 def test_two_processes_that_act_as_one_worker_are_told(world):
-    shown = plan()
+    world.show(shown := plan())
     world.run(join(shown, member(2)))
     failure = failure_of(world, join(shown, member(2)))
 
@@ -253,11 +363,11 @@ def test_two_processes_that_act_as_one_worker_are_told(world):
 
 
 def test_a_join_of_which_the_answer_is_lost_is_ones_own(world):
-    shown = plan()
+    world.show(shown := plan())
     world.hand = losing_the_answer_of_the_first_put()
     attempt = world.run(join(shown, member()))
 
-    assert {shown.key("join", 1): attempt.seal(shown.key("join", 1))} == read_all(world.place)
+    assert attempt.seal(shown.key("join", 1)) == read_all(world.place)[shown.key("join", 1)]
 
 
 def losing_the_answer_of_the_first_put():
@@ -281,6 +391,15 @@ def test_a_join_that_the_leader_has_removed_already_is_of_an_attempt_that_is_ove
         return perform()
 
     world.hand = echo
+    with pytest.raises(SupersededError):
+        world.run(join(plan(), member()))
+
+
+@pytest.mark.parametrize("shown", [None, plan(attempt=new_attempt(TERM, 2))], ids=["none", "another"])
+def test_a_join_that_lands_when_the_attempt_is_over_is_of_no_use(shown, world):
+    """All that was said about it is gone by then; so would be whatever this worker says now."""
+    if shown is not None:
+        world.show(shown)
     with pytest.raises(SupersededError):
         world.run(join(plan(), member()))
 
@@ -338,19 +457,18 @@ def test_a_plan_that_is_gone_for_a_moment_tells_nothing(world):
 
 
 def test_a_vote_is_there_sealed(world):
-    shown, part = plan(), Part(index=b"i")
-    attempt = new_attempt(TERM, 1)
-    world.run(vote(shown, part, attempt, member()))
+    shown, part, me = plan(), Part(index=b"i"), member()
+    world.run(vote(shown, part, me))
     key = shown.key("part", 1)
 
-    assert (part, attempt) == decode_part(read_all(world.place)[key], key, path="x")
+    assert (part, me.identify(shown)) == decode_part(read_all(world.place)[key], key, path="x")
 
 
 def test_a_vote_of_which_the_answer_is_lost_counts_once(world):
     shown = plan()
     world.hand = losing_the_answer_of_the_first_put()
 
-    world.run(vote(shown, Part(index=b"i"), new_attempt(TERM, 1), member()))
+    world.run(vote(shown, Part(index=b"i"), member()))
     assert [shown.key("part", 1)] == list(read_all(world.place))
 
 
@@ -358,7 +476,7 @@ def test_a_vote_of_another_process_is_told(world):
     shown = plan()
     world.vote(shown, 1, Part(index=b"other"))
 
-    assert "Two processes" in failure_of(world, vote(shown, Part(), new_attempt(TERM, 1), member())).message
+    assert "Two processes" in failure_of(world, vote(shown, Part(), member())).message
 
 
 def failing_puts(count):
@@ -375,10 +493,10 @@ def failing_puts(count):
 
 
 def test_a_vote_that_does_not_arrive_is_followed_by_a_no_so_that_all_know(world):
-    shown, attempt = plan(), new_attempt(TERM, 1)
+    shown = plan()
     world.hand = failing_puts(2)
     with pytest.raises(StoreError, match="no answer"):
-        world.run(vote(shown, Part(index=b"i"), attempt, member()))
+        world.run(vote(shown, Part(index=b"i"), member()))
     cast, _ = decode_part(read_all(world.place)[shown.key("part", 1)], shown.key("part", 1), path="x")
 
     assert ("StoreError", "Worker 1: no answer") == (cast.failure.kind, cast.failure.message)
@@ -386,8 +504,7 @@ def test_a_vote_that_does_not_arrive_is_followed_by_a_no_so_that_all_know(world)
 
 def test_a_vote_that_landed_late_stands_whatever_the_worker_thinks(world):
     """Both times no answer came, and the second time the first vote was there."""
-    shown, attempt = plan(), new_attempt(TERM, 1)
-    puts = []
+    shown, me, puts = plan(), member(), []
 
     def late(asked, perform):
         if asked.verb != "put":
@@ -395,11 +512,11 @@ def test_a_vote_that_landed_late_stands_whatever_the_worker_thinks(world):
         puts.append(asked)
         if len(puts) <= 2:
             raise LOST
-        world.vote(shown, 1, Part(index=b"i"), by=attempt)
+        world.vote(shown, 1, Part(index=b"i"), by=me.identify(shown))
         return perform()
 
     world.hand = late
-    world.run(vote(shown, Part(index=b"i"), attempt, member()))
+    world.run(vote(shown, Part(index=b"i"), me))
     assert b"i" == decode_part(read_all(world.place)[shown.key("part", 1)], shown.key("part", 1), path="x")[0].index
 
 
@@ -409,13 +526,13 @@ def test_if_the_checkpoint_is_visible_the_vote_was_counted(world):
     world.commit(shown)
     world.hand = failing_puts(2)
 
-    world.run(vote(shown, Part(index=b"i"), new_attempt(TERM, 1), member()))
+    world.run(vote(shown, Part(index=b"i"), member()))
 
 
 def test_who_gets_no_answer_at_all_does_not_know(world):
     world.hand = failing_puts(99)
     with pytest.raises(UnknownOutcomeError, match=r"this worker, 1, could not say .* \(no answer\)"):
-        world.run(vote(plan(), Part(index=b"i"), new_attempt(TERM, 1), member()))
+        world.run(vote(plan(), Part(index=b"i"), member()))
 
 
 # Waiting for the outcome.

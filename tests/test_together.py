@@ -427,7 +427,7 @@ def test_what_is_read_many_times_does_not_grow_with_the_number_of_variables(monk
 def test_numbers_that_differ_are_an_error_that_names_both(where):
     team = Team(where, same(3))
     outcomes = team.save(7, 7, 8)
-    assert_nothing_came_of_it(team, outcomes, ValueError, "Worker 2 saves ckpt-8 while the leader saves ckpt-7")
+    assert_nothing_came_of_it(team, outcomes, ValueError, "ckpt-8 is saved here while the leader saves ckpt-7")
 
     assert [f"{where.url}/ckpt-7"] * 3 == team.save(7, 7, 7)
     team.close()

@@ -19,8 +19,8 @@ def test_what_ends_an_attempt_says_why():
         (taken_over(URL), ConflictError, True),
         (incomplete(f"Nobody has come to {URL}."), IncompleteError, True),
         (twice(2, URL), ConflictError, False),
-        (vanished(2, plan(), URL, joined=True), IncompleteError, False),
-        (vanished(2, plan(), URL, joined=False), IncompleteError, False),
+        (vanished(2, plan(), URL, absent=[]), IncompleteError, False),
+        (vanished(2, plan(), URL, absent=[1, 2]), IncompleteError, False),
     ],
 )
 def test_the_directory_is_named_and_what_an_index_may_name_is_kept(verdict, error, keep):
@@ -32,5 +32,5 @@ def test_the_directory_is_named_and_what_an_index_may_name_is_kept(verdict, erro
 
 
 def test_a_worker_that_vanished_is_named_with_what_it_was_last_seen_at():
-    assert "worker 2 of 3 has not come" in str(vanished(2, plan(), URL, joined=False))
-    assert "worker 2 of 3 has begun its share" in str(vanished(2, plan(), URL, joined=True))
+    assert "worker 2 of 3 has not come" in str(vanished(2, plan(), URL, absent=[2]))
+    assert "worker 2 of 3 has begun its share" in str(vanished(2, plan(), URL, absent=[1]))

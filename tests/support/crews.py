@@ -1,8 +1,9 @@
 """The protocol of many workers in the world of `schedules`: lost answers, late requests, crashes, rivals and sleepers.
 
 A job is a leader and its followers, each the library's own `lead` and `follow`, driven request by request. Some train
-in step, as those with mirrored variables must, and now and then one leaves a save out; others run apart after a failure
-of which not all have learnt. When one of its workers crashes, the job may be restarted with another number of workers,
+in step, as those with mirrored variables must, and now and then one leaves a save out; of those, some save behind
+training, and are in step when each has begun the save before. Others run apart after a failure of which not all have
+learnt. When one of its workers crashes, the job may be restarted with another number of workers,
 while those of the old one live on.
 
 Every checkpoint must be of one job and one save, whichever workers wrote it. What any worker was told must be true:
@@ -74,6 +75,7 @@ class Crews(World):
         self.named = self.chance.random() < 0.5
         self.own = self.chance.random() < 0.3
         self.lockstep = self.chance.random() < 0.6
+        self.behind = self.lockstep and self.chance.random() < 0.4
         self.mirrors = self.named and self.lockstep
         self.drifts = self.mirrors and self.chance.random() < 0.3
         for _ in range(jobs):
@@ -112,7 +114,7 @@ class Crews(World):
             for turn in range(self.saves):
                 if self.lockstep:
                     yield from self._meet(job, turn)
-                    if self.chance.random() < FORGETFUL:
+                    if not self.behind and self.chance.random() < FORGETFUL:
                         self.events["left out"] += 1
                         continue
                 try:
@@ -132,21 +134,25 @@ class Crews(World):
             yield from take_down(leader)
 
     def _meet(self, job, turn):
-        job.arrived[turn] += 1
+        """Waits until all are at this turn; behind training, that is when they have begun the one before."""
+        job.arrived[turn] += not self.behind or turn == 0
         while job.arrived[turn] < job.alive:
             yield Wait(0.1)
+        job.arrived[turn + 1] += self.behind
 
     def _turn(self, job, rank, turn, known, me):
-        path = job.numbers.setdefault(turn, f"ckpt-{self._number(known)}")
-        stamp = f"{job.name}.{turn}"
-        save = Save(path=path, tensors=self._tensors(stamp, rank), write=self._write)
+        number = int(job.numbers.setdefault(turn, self._number(known)))
+        path, stamp = f"ckpt-{number}", f"{job.name}.{turn}"
+        tensors = self._tensors(stamp, rank)
+        # Those behind training are told the leader's number, so that it does not give away whose save they are in.
+        save = Save(path=path, counter=number, is_numbered=not self.behind, tensors=tensors, write=self._write)
         self.sizes[self.marks[stamp]] = SIZE * (2 + self.drifts + (job.size - 1 if self.own else 0))
         try:
             if rank == 0:
                 retention = Retention(max_to_keep=self.keep, keep_checkpoint_every_n_hours=self.hours)
                 yield from lead(me, known, save, name="ckpt", retention=retention)
             else:
-                yield from follow(me, save)
+                path = yield from follow(me, save)
         except UnknownOutcomeError:
             raise
         except (CheckpointError, ValueError) as error:
