@@ -100,6 +100,7 @@ class Plan:
         counter: The leader's save counter, if it got so far. The others take it over: a failure of which not all
             have learnt puts them at odds.
         since: The digest of the state that the leader found when it began.
+        epoch: How often the directory had been claimed when the leader had.
         is_first: Whether the leader has published nothing yet.
         idle: Seconds from the end of the leader's save before to the beginning of this one; None if it is its first.
         preparation: Seconds from there to this plan.
@@ -123,6 +124,7 @@ class Plan:
     path: str
     since: str
     counter: int | None = None
+    epoch: int = 0
     is_first: bool = False
     idle: float | None = None
     preparation: float = 0.0

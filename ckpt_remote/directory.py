@@ -256,6 +256,10 @@ class Directory:
             self._ours[objects.path] = objects, published.index
         self._collector.clear(f"{objects.path}.")
 
+    def fence(self) -> None:
+        """Says that another writer has changed the state."""
+        self._ownership.fence()
+
     def delete_retired(self) -> Flow[None]:
         """Deletes what the state no longer lists. A failure costs space only: it is logged, and tried again later."""
         if self._ownership.fenced:

@@ -17,11 +17,11 @@ from typing import TypeVar
 
 from ckpt_remote.ballot import Failure, Part, Plan, decode_layout
 from ckpt_remote.bundle import encode_index
-from ckpt_remote.errors import ConflictError, StoreError
+from ckpt_remote.errors import ConflictError, IncompleteError, StoreError
 from ckpt_remote.flow import Flow, Get, Wait
 from ckpt_remote.layout import Layout, Manifest, assign, encode_manifest, manifest_of
 from ckpt_remote.origin import Attempt
-from ckpt_remote.rendezvous import Member, answer, await_outcome, find_plan, join, object_to, vote, watch
+from ckpt_remote.rendezvous import Member, answer, await_outcome, find_plan, join, object_to, require, vote, watch
 from ckpt_remote.share import SAVE_COUNTER, Save, Share, Written, share_of
 from ckpt_remote.store import Object, Version
 from ckpt_remote.tally import graph_of, index_of, pack
@@ -182,8 +182,9 @@ class _Attempts:
         if not plan.is_laid_out:
             return assign((self.manifest,) * plan.size, plan.led)
         found: Object | None = yield Get(plan.layout_key)
-        if found is None:  # the attempt is over
-            raise SupersededError
+        if found is None:
+            yield from require(plan, self.me.url)  # else the attempt is over, and it went with it
+            raise IncompleteError(f"{self.me.url}/{plan.layout_key} is gone: nothing says who writes what.")
         return decode_layout(found.data, plan, path=f"{self.me.url}/{plan.layout_key}")
 
     def _part(self, plan: Plan, share: Share, written: Written) -> Part:

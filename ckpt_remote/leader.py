@@ -53,7 +53,7 @@ from ckpt_remote.state import Retired
 from ckpt_remote.store import Object, Version
 from ckpt_remote.tally import compare, graph_of, index_of, pack, require_tiling, verify
 from ckpt_remote.upload import create, index_entries, take_back
-from ckpt_remote.verdicts import AbandonedError, DiffersError, OccupiedError
+from ckpt_remote.verdicts import AbandonedError, DiffersError, FencedError, OccupiedError, taken_over
 from ckpt_remote.workers import Workers
 
 __all__ = ["Leader", "give_up", "lead", "take_down"]
@@ -235,7 +235,7 @@ class _Attempts:
             yield from create(plan.layout_key, (encode_layout(layout),), plan.attempt)
         yield from _put_up(self.me, plan, target.guard)
         share = share_of(plan, layout, 0, self.save, plan.attempt)
-        written, votes = yield from self._write(plan, share)
+        written, votes = yield from self._write(plan, share, target.guard)
         created = dict(written.uploaded.created)
         try:
             parts = [index_of(share.shards, written.uploaded.checksums), *(yield from verify(plan, votes, self.me.url))]
@@ -250,13 +250,12 @@ class _Attempts:
             raise
         return (yield from self._publish(plan, merged, created, target))
 
-    def _write(self, plan: Plan, share: Share) -> Flow[tuple[Written, Votes]]:
-        timeout, present, url = self.me.workers.timeout, self.me.present, self.me.url
+    def _write(self, plan: Plan, share: Share, guard: Version) -> Flow[tuple[Written, Votes]]:
         try:
             return (
                 yield from self.save.write(
                     share,
-                    lambda progress: gather(plan, progress, timeout=timeout, present=present, url=url),
+                    lambda progress: _gather(self.me, self.known, plan, progress, guard),
                 )
             )
         except ConflictError as error:
@@ -315,6 +314,7 @@ def _plan_for(me: Leader, known: Directory, path: str, attempt: Attempt) -> Flow
         attempt=attempt,
         path=path,
         counter=me.counter,
+        epoch=known.epoch,
         is_first=not me.has_published,
         idle=me.idle,
         preparation=now - me.begun,
@@ -337,8 +337,16 @@ def _ask(me: Leader, known: Directory, target: Target) -> Flow[tuple[Manifest, .
     yield from _put_up(me, plan, target.guard)
     idle = Progress()
     idle.finish(0.0)
-    votes = yield from gather(plan, idle, timeout=me.workers.timeout, present=me.present, url=me.url)
+    votes = yield from _gather(me, known, plan, idle, target.guard)
     return tuple(decode_manifest(votes[rank][0].manifest, path=plan.key("part", rank)) for rank in sorted(votes))
+
+
+def _gather(me: Leader, known: Directory, plan: Plan, progress: Progress, guard: Version) -> Flow[Votes]:
+    try:
+        return (yield from gather(plan, progress, guard, timeout=me.workers.timeout, present=me.present, url=me.url))
+    except FencedError:
+        known.fence()
+        raise taken_over(me.url) from None
 
 
 def _tell(me: Leader, known: Directory, path: str, failure: Failure) -> Flow[None]:

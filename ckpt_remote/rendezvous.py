@@ -25,13 +25,24 @@ from ckpt_remote.flow import Flow, Get, GetAll, Wait
 from ckpt_remote.origin import SEAL_SIZE, Attempt, new_attempt, read_seal
 from ckpt_remote.patience import SLOWNESS, Pauses, Progress, Reminders
 from ckpt_remote.probe import PLAN
-from ckpt_remote.state import Record, decode_state
+from ckpt_remote.state import State, decode_state
 from ckpt_remote.store import Object
 from ckpt_remote.upload import create
-from ckpt_remote.verdicts import AbandonedError, SupersededError, incomplete, not_begun, taken_over, twice
+from ckpt_remote.verdicts import AbandonedError, SupersededError, incomplete, not_begun, overtaken, taken_over, twice
 from ckpt_remote.workers import Workers
 
-__all__ = ["Member", "answer", "await_outcome", "find_plan", "join", "look_around", "object_to", "vote", "watch"]
+__all__ = [
+    "Member",
+    "answer",
+    "await_outcome",
+    "find_plan",
+    "join",
+    "look_around",
+    "object_to",
+    "require",
+    "vote",
+    "watch",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +50,7 @@ _log = logging.getLogger(__name__)
 _GRACE = 30.0
 # Seconds in which a leader whose last save failed is expected to begin the next, where this worker has begun it.
 _STALE = 3.0
-# Seconds after which the state is asked whether a plan that stands has come true all the same: its leader may have died
+# Seconds after which the state is asked what has become of a plan that stands all the same: its leader may have died
 # before it could take it down.
 _SETTLED = 5.0
 # What a worker says of a save that has ended here without an error, as by Ctrl-C.
@@ -54,7 +65,8 @@ class Member:
         workers: Its place.
         url: The directory, for messages.
         since: The digest of the state that it found.
-        epoch: How often the directory had been claimed then.
+        latest: The checkpoint that it named.
+        epoch: How often the directory had been claimed when its leader had.
         session: The leader's, once it has joined one.
         attendance: Which of the leader's saves it is at.
         counter: The leader's save counter, once it is known in a save.
@@ -69,6 +81,7 @@ class Member:
     workers: Workers
     url: str
     since: str = ""
+    latest: str | None = None
     epoch: int = 0
     session: str | None = None
     counter: int | None = None
@@ -117,10 +130,9 @@ class Member:
             self.identity = plan.attempt.number, new_attempt(plan.attempt.term, plan.attempt.serial)
         return self.identity[1]
 
-    def accept(self, plan: Plan, epoch: int) -> None:
-        """Takes a plan for the one of this save, and its leader for the leader, who has claimed the directory."""
-        self.session, self.counter = plan.session, plan.counter
-        self.epoch = max(self.epoch, epoch)
+    def accept(self, plan: Plan) -> None:
+        """Takes a plan for the one of this save, and its leader for the leader."""
+        self.session, self.counter, self.epoch = plan.session, plan.counter, plan.epoch
         self.takes_part = True
         self._agree(plan.ordinal)
 
@@ -150,9 +162,24 @@ class Member:
         """The first attempt of its leader that this worker has seen."""
         return self.strangers.setdefault(plan.session, plan.attempt.number)
 
-    def is_late_for(self, plan: Plan) -> bool:
-        """Whether its leader saves, and this worker's manager was made too late to be let in."""
-        return self.session is None and self._is_ours(plan) and not plan.is_first and self._is_alive(plan)
+    def has_lost_to(self, found: Object | None) -> bool:
+        """Whether the state says that somebody else than its leader has claimed the directory."""
+        with contextlib.suppress(CorruptError):
+            record = None if found is None else _state(found, self.url).record
+            return self.session is not None and record is not None and record.epoch > self.epoch
+        return False
+
+    def give_up(self, plan: Plan | None, found: Object | None, now: float) -> AbandonedError:
+        """Why its leader has not come."""
+        if not self.takes_part:
+            self.attendance.give_up(now)
+        if self.session is None and plan is not None and self._is_ours(plan) and self._is_alive(plan):
+            return not_begun(self.workers, self.url, is_late=not plan.is_first)
+        with contextlib.suppress(CorruptError):
+            # Nothing that this worker has no part in is its own job's.
+            if self.session is None and found is not None and _state(found, self.url).latest != self.latest:
+                return taken_over(self.url)
+        return not_begun(self.workers, self.url, is_late=False)
 
     def _is_ours(self, plan: Plan) -> bool:
         return (plan.job, plan.size) == (self.workers.job, self.workers.size)
@@ -195,19 +222,17 @@ def find_plan(member: Member) -> Flow[Plan]:
             if not is_stale or now - start >= patience:
                 is_missed = is_stale and plan.failure is not None and member.workers.rank in plan.failure.absent
                 member.overtaken = member.overtaken + 1 if is_missed and patience else 0
-                member.accept(plan, _epoch(state, member.url))
+                member.accept(plan)
                 return plan
-        is_known = member.session is not None  # else the claim may be that of its own leader
-        if is_known and now - start > min(_GRACE, member.workers.timeout) and _epoch(state, member.url) > member.epoch:
+        waited = now - start
+        if waited > min(_GRACE, member.workers.timeout) and member.has_lost_to(state):
             raise taken_over(member.url)
-        if now - start > member.workers.timeout:
-            if not member.takes_part:
-                member.attendance.give_up(now)
-            raise not_begun(member.workers, member.url, is_late=plan is not None and member.is_late_for(plan))
-        if reminders.is_due(now - start):
+        if waited > member.workers.timeout:
+            raise member.give_up(plan, state, now)
+        if reminders.is_due(waited):
             _log.warning(
                 "Worker %d has waited %.0f seconds for worker 0 to begin to save to %s, of %.0f at most",
-                member.workers.rank, now - start, member.url, member.workers.timeout,
+                member.workers.rank, waited, member.url, member.workers.timeout,
             )  # fmt: skip
         now = yield Wait(pauses.next())
 
@@ -227,10 +252,20 @@ def join(plan: Plan, member: Member) -> Flow[Attempt]:
         if not (yield from _is_own("join", plan, attempt, member, error)):
             raise SupersededError from error
     # It may have landed when all that was said about the attempt had been removed: then nobody hears what follows.
-    current = yield from _look(member.url)
+    yield from require(plan, member.url)
+    return attempt
+
+
+def require(plan: Plan, url: str) -> Flow[None]:
+    """Passes if that plan is up.
+
+    Raises:
+        SupersededError: It is not.
+        StoreError: The store kept failing.
+    """
+    current = yield from _look(url)
     if current is None or current.attempt != plan.attempt:
         raise SupersededError
-    return attempt
 
 
 def _is_own(
@@ -321,7 +356,7 @@ def _withhold(plan: Plan, attempt: Attempt, member: Member, failure: StoreError)
             yield from _is_own("part", plan, attempt, member, error)
         current: Object | None = yield Get(key)
         # The leader removes a vote that it has counted, but only once the checkpoint is visible.
-        if (yield from _is_committed(plan, member.url)):
+        if _fate(plan, (yield Get(STATE)), member.url) == "visible":
             return
     except CheckpointError as error:
         raise UnknownOutcomeError(
@@ -355,14 +390,18 @@ def await_outcome(plan: Plan, member: Member, *, took: float) -> Flow[None]:
     while now - start <= patience:
         try:
             current = yield from _look(member.url)
-            stands = current is not None and current.attempt == plan.attempt and now - start < _SETTLED
-            if not stands and (yield from _is_committed(plan, member.url)):
+            is_settled = now - start >= _SETTLED
+            stands = current is not None and current.attempt == plan.attempt
+            fate = "open" if stands and not is_settled else _fate(plan, (yield Get(STATE)), member.url)
+            if fate == "visible":
                 return
         except (StoreError, CorruptError) as error:  # one bad read says nothing
             failure = error
         else:
             if current is not None:
                 _require_same(current, plan, member.url)
+            if fate == "lost" and is_settled:  # before, the leader may yet say why
+                raise overtaken(plan, member.url)
         if reminders.is_due(now - start):
             _log.warning(
                 "Worker %d has done its part of %s/%s, and waits %.0f seconds for the others, of %.0f at most",
@@ -370,7 +409,7 @@ def await_outcome(plan: Plan, member: Member, *, took: float) -> Flow[None]:
             )  # fmt: skip
         now = yield Wait(pauses.next())
     with contextlib.suppress(StoreError, CorruptError):
-        if (yield from _is_committed(plan, member.url)):  # the leader died before it took the plan down
+        if _fate(plan, (yield Get(STATE)), member.url) == "visible":  # the leader died before it took the plan down
             return
     raise UnknownOutcomeError(
         f"Cannot tell whether {member.url}/{plan.path} was saved: worker {member.workers.rank} has done its part, and "
@@ -408,17 +447,17 @@ def _require_same_save(current: Plan, ordinal: int, url: str) -> None:
     raise incomplete(f"The leader has given up the save to {url}, and nothing of it was published.")
 
 
-def _is_committed(plan: Plan, url: str) -> Flow[bool]:
-    record = _record((yield Get(STATE)), url)
-    return record is not None and plan.state in (record.write_id, *record.lineage)
+def _fate(plan: Plan, found: Object | None, url: str) -> Literal["visible", "lost", "open"]:
+    """What the state says of an attempt; it is lost if another write has come next after what it builds upon."""
+    record = None if found is None else _state(found, url).record
+    if record is None:
+        return "open"
+    writes = (record.write_id, *record.lineage)
+    if plan.state in writes:
+        return "visible"
+    is_next_known = record.term == plan.attempt.term and 0 < record.serial - plan.attempt.serial <= len(writes)
+    return "lost" if is_next_known else "open"
 
 
-def _epoch(state: Object | None, url: str) -> int:
-    with contextlib.suppress(CorruptError):
-        record = _record(state, url)
-        return record.epoch if record else 0
-    return 0
-
-
-def _record(state: Object | None, url: str) -> Record | None:
-    return None if state is None else decode_state(state.data, path=f"{url}/{STATE}", directories=(url,)).record
+def _state(found: Object, url: str) -> State:
+    return decode_state(found.data, path=f"{url}/{STATE}", directories=(url,))

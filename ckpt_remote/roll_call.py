@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ckpt_remote.ballot import Part, Plan, Votes, decode_join, decode_part
+from ckpt_remote.commit import STATE
 from ckpt_remote.flow import Flow, GetAll, Wait
 from ckpt_remote.origin import Attempt
 from ckpt_remote.patience import SLOWNESS, Pauses, Progress, Reminders
-from ckpt_remote.verdicts import AbandonedError, DiffersError, OccupiedError, twice, vanished
+from ckpt_remote.store import Version
+from ckpt_remote.verdicts import AbandonedError, DiffersError, FencedError, OccupiedError, twice, vanished
 
 __all__ = ["await_joins", "gather"]
 
@@ -26,23 +28,27 @@ _log = logging.getLogger(__name__)
 _NAMED = 8
 
 
-def gather(plan: Plan, progress: Progress, *, timeout: float, present: set[int], url: str) -> Flow[Votes]:
+def gather(
+    plan: Plan, progress: Progress, guard: Version, *, timeout: float, present: set[int], url: str
+) -> Flow[Votes]:
     """Waits for everybody's vote.
 
     Args:
         plan: What they vote on.
         progress: How far the leader's own share is.
+        guard: The version of the state that the leader owns.
         timeout: Seconds after which a worker that gives no sign is given up.
         present: Gets the ranks of those who have joined.
         url: The directory, for messages.
 
     Raises:
         AbandonedError: A worker gave no sign in time, or has failed, or two processes act as one.
+        FencedError: The state is not the leader's any more.
         DiffersError: A worker has something else than it was taken to have.
         OccupiedError: A worker found objects of other attempts in its way.
         StoreError: The store kept failing.
     """
-    roll = _Roll(plan, url)
+    roll = _Roll(plan, guard, url)
     pauses, reminders = Pauses(plan.size, busy=True), Reminders()
     now: float = yield Wait(0.0)
     begun, finished = now, None
@@ -91,6 +97,7 @@ class _Roll:
     """Who has joined, and who has voted."""
 
     plan: Plan
+    guard: Version
     url: str
     joined: dict[int, Attempt] = field(default_factory=dict)
     parts: dict[int, tuple[Part, Attempt]] = field(default_factory=dict)
@@ -100,9 +107,11 @@ class _Roll:
         return [rank for rank in range(1, self.plan.size) if rank not in self.parts]
 
     def look(self) -> Flow[None]:
-        """Reads what those who are missing have said since."""
+        """Reads what those who are missing have said since, and whether the state is still the leader's."""
         keys = [(rank, self.plan.key("join", rank)) for rank in self.missing if rank not in self.joined]
-        found = (yield GetAll(tuple(key for _, key in keys))) if keys else ()
+        state, *found = yield GetAll((STATE, *(key for _, key in keys)))
+        if state is None or state.version != self.guard:
+            raise FencedError
         for (rank, key), read in zip(keys, found, strict=True):
             if read is not None:
                 self.joined[rank] = decode_join(read.data, key, path=f"{self.url}/{key}")

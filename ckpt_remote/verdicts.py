@@ -12,11 +12,13 @@ from ckpt_remote.workers import Workers
 __all__ = [
     "AbandonedError",
     "DiffersError",
+    "FencedError",
     "OccupiedError",
     "SupersededError",
     "ToldError",
     "incomplete",
     "not_begun",
+    "overtaken",
     "taken_over",
     "twice",
     "vanished",
@@ -37,6 +39,10 @@ class DiffersError(ToldError):
 
 class OccupiedError(ToldError):
     """Objects of other attempts are in the way of a worker's."""
+
+
+class FencedError(ToldError):
+    """The state is not this leader's any more."""
 
 
 class AbandonedError(ToldError):
@@ -63,6 +69,14 @@ def taken_over(url: str) -> AbandonedError:
 def incomplete(text: str) -> AbandonedError:
     """The leader has not come, or has gone on; an index may name what the workers wrote."""
     return AbandonedError(Failure("IncompleteError", text, keep=True))
+
+
+def overtaken(plan: Plan, url: str) -> AbandonedError:
+    """The state has gone on without the checkpoint."""
+    return incomplete(
+        f"Cannot save {url}/{plan.path}: the state was written otherwise before it could be, so nothing of it was "
+        "published. Worker 0 has given it up, or another job has taken the directory over. See what worker 0 says."
+    )
 
 
 def not_begun(workers: Workers, url: str, *, is_late: bool) -> AbandonedError:

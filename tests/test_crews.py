@@ -43,8 +43,8 @@ def test_no_schedule_of_many_workers_breaks_a_promise(jobs, capsys):
 
 
 def the_leader_does_not_wait_for_everybody(monkeypatch):
-    def hasty(plan, progress, **known):
-        votes = yield from real(dataclasses.replace(plan, size=max(2, plan.size - 1)), progress, **known)
+    def hasty(plan, *rest, **known):
+        votes = yield from real(dataclasses.replace(plan, size=max(2, plan.size - 1)), *rest, **known)
         return votes
 
     real = leader.gather
@@ -62,12 +62,8 @@ def a_vote_can_be_taken_back(monkeypatch):
 
 
 def a_vote_that_was_withheld_is_believed_without_a_look_at_the_state(monkeypatch):
-    def never(plan, url):
-        return False
-        yield
-
     real = rendezvous._withhold
-    withhold = FunctionType(real.__code__, {**vars(rendezvous), "_is_committed": never})
+    withhold = FunctionType(real.__code__, {**vars(rendezvous), "_fate": lambda plan, found, url: "open"})
     monkeypatch.setattr(rendezvous, "_withhold", withhold)
 
 
@@ -140,11 +136,7 @@ def copies_that_have_drifted_count(monkeypatch):
 
 
 def the_state_is_not_asked_what_became_of_a_plan_that_is_gone(monkeypatch):
-    def hopeful(plan, url):
-        return True
-        yield
-
-    monkeypatch.setattr(rendezvous, "_is_committed", hopeful)
+    monkeypatch.setattr(rendezvous, "_fate", lambda plan, found, url: "visible")
 
 
 def control_objects_go_before_the_state_is_written(monkeypatch):

@@ -11,6 +11,7 @@ from support.meeting import TERM, TIMEOUT, URL, World, failure_of, member, plan
 from support.places import read_all
 
 from ckpt_remote.ballot import Failure, Part, decode_part
+from ckpt_remote.commit import STATE
 from ckpt_remote.errors import ConflictError, CorruptError, StoreError, UnknownOutcomeError
 from ckpt_remote.origin import new_attempt
 from ckpt_remote.patience import Progress
@@ -96,9 +97,9 @@ def test_where_another_has_claimed_the_directory_and_shows_no_plan_that_is_told_
 
 def test_the_claim_of_its_own_leader_is_not_anothers(world):
     """Its manager was made before that claim; then the leader died."""
-    me = member(epoch=0)
+    me = member()
     world.claim(1)
-    world.show(plan())
+    world.show(plan(epoch=1))
     world.run(find_plan(me))
     me.begin(world.now)
     world.remove(PLAN)
@@ -110,6 +111,30 @@ def test_who_has_followed_nobody_yet_takes_a_claim_for_that_of_its_own_leader_an
     world.claim(2)
 
     assert "IncompleteError" == failure_of(world, find_plan(member(epoch=1))).kind
+    assert TIMEOUT < world.now < TIMEOUT + 2
+
+
+def test_a_claim_between_the_leaders_and_its_plan_is_anothers(world):
+    me = member()
+    world.claim(2)
+    world.show(plan(epoch=1))
+    world.run(find_plan(me))
+    me.begin(world.now)
+    world.remove(PLAN)
+
+    assert "ConflictError" == failure_of(world, find_plan(me)).kind
+
+
+@pytest.mark.parametrize(
+    ("latest", "session", "kind"),
+    [(None, None, "ConflictError"), ("ckpt-1", None, "IncompleteError"), (None, "5e55", "IncompleteError")],
+    ids=["new", "known", "after a leader"],
+)
+def test_a_checkpoint_that_came_without_this_worker_is_of_another_job(latest, session, kind, world):
+    """Its leader has read the state at about the same time, so it will find a conflict, and show no plan."""
+    world.put(STATE, b'model_checkpoint_path: "ckpt-1"\nall_model_checkpoint_paths: "ckpt-1"\n')
+
+    assert kind == failure_of(world, find_plan(member(latest=latest, session=session))).kind
     assert TIMEOUT < world.now < TIMEOUT + 2
 
 
@@ -571,6 +596,28 @@ def test_who_waits_learns_that_nothing_comes_of_it(world, changes, kind):
     world.at(7.0, world.show, replace(shown, **changes))
 
     assert kind == failure_of(world, await_outcome(shown, member(), took=1.0)).kind
+
+
+@pytest.mark.parametrize("stands", [True, False])
+def test_who_waits_learns_that_the_state_has_gone_on_without_the_checkpoint(stands, world):
+    """Another job has claimed the directory; if the leader is dead, nobody will say so."""
+    shown = plan()
+    if stands:
+        world.show(shown)
+    world.write_state(shown, "0f")
+    failure = failure_of(world, await_outcome(shown, member(), took=1.0))
+
+    assert ("IncompleteError", True) == (failure.kind, failure.keep)
+    assert "the state was written otherwise before it could be" in failure.message
+    assert 5 < world.now < 6
+
+
+def test_who_waits_long_behind_others_is_not_told_what_nobody_can_know(world):
+    """The state remembers only so many of its writes."""
+    shown = plan()
+    world.write_state(shown, *(f"{number:04x}" for number in range(40)))
+    with pytest.raises(UnknownOutcomeError):
+        world.run(await_outcome(shown, member(), took=1.0))
 
 
 def test_who_waits_learns_of_another_attempt(world):

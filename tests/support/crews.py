@@ -109,7 +109,7 @@ class Crews(World):
         leader, member = Leader(workers, URL), Member(workers, URL)
         try:
             yield from known.load()
-            member.since, member.epoch = known.found, known.epoch
+            member.since, member.latest = known.found, known.latest
             yield from look_around(member)
             for turn in range(self.saves):
                 if self.lockstep:
@@ -168,7 +168,7 @@ class Crews(World):
             yield from known.delete_retired()
         else:
             yield from known.load()
-            me.since, me.epoch = known.found, known.epoch
+            me.since, me.latest = known.found, known.latest
 
     def _tensors(self, stamp, rank):
         """Every byte of them says whose save it is of; of what has drifted, the leader's."""
@@ -207,8 +207,10 @@ class Crews(World):
         marks = set()
         for entry in index.entries.values():
             if not entry.slices:
-                data = self.model.objects[shard_name(path, entry.shard, index.header.num_shards)].data
-                marks |= set(data[entry.offset : entry.offset + entry.size])
+                shard = self.model.objects.get(shard_name(path, entry.shard, index.header.num_shards))
+                if shard is None:
+                    raise BrokenPromiseError(f"{path} is listed and its data are not there")
+                marks |= set(shard.data[entry.offset : entry.offset + entry.size])
         if len(marks) > len(self.marks):  # a manager's that saved alone: it wrote text
             return index.header.write_id
         if len(marks) > 1:

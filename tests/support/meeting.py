@@ -97,11 +97,23 @@ class World:
 
     def commit(self, plan, *later):
         """The state says that the attempt is visible, and what was written since."""
+        self.write_state(plan, plan.state, *later)
+
+    def write_state(self, plan, *writes):
+        """The state is written so often after what the attempt builds upon."""
         self.claim()
         state = decode_state(self.place.store().read(STATE).data, path=STATE, directories=(URL,))
-        *before, last = (plan.state, *later)
-        record = replace(state.record, write_id=last, lineage=tuple(before))
+        last, *before = reversed(writes)
+        record = replace(
+            state.record, write_id=last, lineage=(*before, "0d")[:32], term=plan.attempt.term,
+            serial=plan.attempt.serial + len(writes),
+        )  # fmt: skip
         self.put(STATE, encode_state(replace(state, record=record)))
+
+    def own(self):
+        """The leader claims the directory, and knows the version of its state."""
+        self.claim()
+        return self.place.store().read(STATE).version
 
     def vote(self, plan, rank, part=None, by=None):
         """A worker joins, and votes if it is said what."""
