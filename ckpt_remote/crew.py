@@ -17,9 +17,10 @@ from ckpt_remote.errors import CheckpointError, UnknownOutcomeError, Unsupported
 from ckpt_remote.flow import Flow, run
 from ckpt_remote.follower import follow, refuse
 from ckpt_remote.leader import Leader, give_up, lead, take_down
+from ckpt_remote.member import Member
 from ckpt_remote.patience import Progress
 from ckpt_remote.plan import Tensor
-from ckpt_remote.rendezvous import Member, look_around
+from ckpt_remote.rendezvous import look_around
 from ckpt_remote.share import Save, Share, Written, write_share
 from ckpt_remote.store import Retry, Store
 from ckpt_remote.tap import Snapshot

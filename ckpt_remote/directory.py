@@ -136,6 +136,12 @@ class Directory:
         return self._ownership.record.preserved
 
     @property
+    def newest_first(self) -> tuple[str, ...]:
+        """All checkpoints, the latest before the others."""
+        known = (self.latest, *(entry.path for entry in reversed(self.entries)), *reversed(self.preserved))
+        return tuple(dict.fromkeys(path for path in known if path is not None))
+
+    @property
     def serial(self) -> int:
         """The serial number of the state that is known."""
         return self._ownership.record.serial

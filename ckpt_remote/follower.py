@@ -20,8 +20,9 @@ from ckpt_remote.bundle import encode_index
 from ckpt_remote.errors import ConflictError, IncompleteError, StoreError
 from ckpt_remote.flow import Flow, Get, Wait
 from ckpt_remote.layout import Layout, Manifest, assign, encode_manifest, manifest_of
+from ckpt_remote.member import Member
 from ckpt_remote.origin import Attempt
-from ckpt_remote.rendezvous import Member, answer, await_outcome, find_plan, join, object_to, require, vote, watch
+from ckpt_remote.rendezvous import answer, await_outcome, find_plan, join, object_to, require, vote, watch
 from ckpt_remote.share import SAVE_COUNTER, Save, Share, Written, share_of
 from ckpt_remote.store import Object, Version
 from ckpt_remote.tally import graph_of, index_of, pack

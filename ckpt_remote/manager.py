@@ -29,11 +29,12 @@ from ckpt_remote.background import Background
 from ckpt_remote.checkpoint import restore
 from ckpt_remote.crew import crew_of
 from ckpt_remote.directory import Directory, Retention
-from ckpt_remote.errors import CheckpointError, CorruptError, NotFoundError
+from ckpt_remote.errors import CorruptError, NotFoundError
 from ckpt_remote.flow import Flow, run
 from ckpt_remote.numbering import SaveCounter, as_integer
 from ckpt_remote.probe import CONTROL
-from ckpt_remote.progress import FellBack, Saved, emit
+from ckpt_remote.progress import Saved, emit
+from ckpt_remote.recovery import restore_newest
 from ckpt_remote.store import Retry, Store, open_store, split_url
 from ckpt_remote.tap import Snapshot, capture
 from ckpt_remote.workers import Workers
@@ -308,7 +309,8 @@ class CheckpointManager(tf.train.CheckpointManager):
         """
         self._refresh()
         if self._known.latest is not None:
-            path = self._restore_newest()
+            restore_one = partial(self._restore, self._store, options=None)
+            path = restore_newest(self._known, restore_one, self._refresh, self._full, url=self._store.url)
             if self._interval is not None:
                 self._last_step = as_integer(self._step_counter)
             return self._full(path)
@@ -411,49 +413,13 @@ class CheckpointManager(tf.train.CheckpointManager):
                 self._target, store, path, options, shared=self._workers.size > 1, existing_only=existing_only
             )
         except NotFoundError as error:
-            if store is not self._store or path not in self._newest_first():
+            if store is not self._store or path not in self._known.newest_first:
                 raise
             raise CorruptError(
                 f"{self._full(path)} is damaged: the state lists it, but its index, {path}.index, is gone. Restore an "
                 "older checkpoint.",
                 path=self._full(path),
             ) from error
-
-    def _restore_newest(self) -> str:
-        """Restores the newest checkpoint that is whole, and returns its path."""
-        while True:
-            damage: CheckpointError | None = None
-            paths = self._newest_first()
-            for path, older in zip(paths, (*paths[1:], None), strict=True):
-                try:
-                    self._restore(self._store, path, None)
-                except CorruptError as error:
-                    if self._refresh():
-                        break  # a writer has changed what there is: look again
-                    damage = damage or error
-                    self._fall_back(path, error, older)
-                else:
-                    return path
-            else:
-                raise CorruptError(
-                    f"None of the {len(paths)} checkpoints that {self._store.url} lists is whole; what is wrong with "
-                    f"{self._full(paths[0])} is the cause of this error. Nothing was restored or deleted, and init_fn "
-                    "was not called. Repair one, or start in another directory.",
-                    path=self._store.url,
-                ) from damage
-
-    def _newest_first(self) -> list[str]:
-        known = [
-            self._known.latest,
-            *(entry.path for entry in reversed(self._known.entries)),
-            *reversed(self._known.preserved),
-        ]
-        return list(dict.fromkeys(path for path in known if path is not None))
-
-    def _fall_back(self, damaged: str, error: CheckpointError, older: str | None) -> None:
-        following = None if older is None else self._full(older)
-        _log.warning("%s IS DAMAGED and was passed over; tried next: %s. %s", self._full(damaged), following, error)
-        emit(FellBack(damaged=self._full(damaged), error=str(error), tried_next=following))
 
     def _full(self, path: str) -> str:
         return os.path.join(self._url, path)  # noqa: PTH118  (a URL, and TensorFlow's spelling of it)

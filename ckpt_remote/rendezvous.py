@@ -14,25 +14,22 @@ here or of another worker, is what is raised. The leader's side is `roll_call`.
 
 import contextlib
 import logging
-from dataclasses import dataclass, field
 from typing import Literal
 
-from ckpt_remote.attendance import Attendance
 from ckpt_remote.ballot import Failure, Part, Plan, decode_plan
 from ckpt_remote.commit import STATE
 from ckpt_remote.errors import CheckpointError, ConflictError, CorruptError, StoreError, UnknownOutcomeError
 from ckpt_remote.flow import Flow, Get, GetAll, Wait
-from ckpt_remote.origin import SEAL_SIZE, Attempt, new_attempt, read_seal
+from ckpt_remote.member import Member, require_same_save
+from ckpt_remote.origin import SEAL_SIZE, Attempt, read_seal
 from ckpt_remote.patience import SLOWNESS, Pauses, Progress, Reminders
 from ckpt_remote.probe import PLAN
 from ckpt_remote.state import State, decode_state
 from ckpt_remote.store import Object
 from ckpt_remote.upload import create
-from ckpt_remote.verdicts import AbandonedError, SupersededError, incomplete, not_begun, overtaken, taken_over, twice
-from ckpt_remote.workers import Workers
+from ckpt_remote.verdicts import AbandonedError, SupersededError, overtaken, taken_over, twice
 
 __all__ = [
-    "Member",
     "answer",
     "await_outcome",
     "find_plan",
@@ -48,145 +45,9 @@ _log = logging.getLogger(__name__)
 
 # Seconds in which a leader that has claimed the directory is expected to show a plan.
 _GRACE = 30.0
-# Seconds in which a leader whose last save failed is expected to begin the next, where this worker has begun it.
-_STALE = 3.0
 # Seconds after which the state is asked what has become of a plan that stands all the same: its leader may have died
 # before it could take it down.
 _SETTLED = 5.0
-# What a worker says of a save that has ended here without an error, as by Ctrl-C.
-_NO_EXCUSE = Failure("IncompleteError", "A worker has broken this save off. Nothing was published.")
-
-
-@dataclass(slots=True)
-class Member:
-    """What a worker other than the leader knows of its job.
-
-    Attributes:
-        workers: Its place.
-        url: The directory, for messages.
-        since: The digest of the state that it found.
-        latest: The checkpoint that it named.
-        epoch: How often the directory had been claimed when its leader had.
-        session: The leader's, once it has joined one.
-        attendance: Which of the leader's saves it is at.
-        counter: The leader's save counter, once it is known in a save.
-        seen: The attempts that are over for it.
-        strangers: By session, the first attempt seen of leaders that may be dead.
-        overtaken: How many calls on end have found only that a save had failed because this worker had not come.
-        takes_part: Whether it has begun to take part in the save that it is at.
-        excuse: Why the last save that it has begun without a plan failed here.
-        identity: The attempt that it has joined last, by number, and whose seals its objects get there.
-    """
-
-    workers: Workers
-    url: str
-    since: str = ""
-    latest: str | None = None
-    epoch: int = 0
-    session: str | None = None
-    counter: int | None = None
-    seen: set[str] = field(default_factory=set)
-    strangers: dict[str, str] = field(default_factory=dict)
-    overtaken: int = 0
-    takes_part: bool = False
-    excuse: Failure = _NO_EXCUSE
-    identity: tuple[str, Attempt] | None = None
-    attendance: Attendance = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.attendance = Attendance(self.workers)
-
-    def begin(self, now: float) -> None:
-        """Says that it begins to save."""
-        self.takes_part, self.counter = False, None
-        self.attendance.begin(now)
-
-    def verdict(self, plan: Plan, now: float) -> Literal["follow", "wait", "refuse"]:
-        """What to do about a plan: take it for the one of this save, wait for another, or say no to it.
-
-        Raises:
-            AbandonedError: Another job has taken the directory over, or the leader has given this save up.
-        """
-        if self.session is None:
-            if plan.status == "over" or not self._may_follow(plan):
-                return "wait"
-        elif plan.session != self.session:
-            raise taken_over(self.url)
-        if self.takes_part:
-            _require_same_save(plan, self.attendance.ordinal, self.url)
-        relation = self.attendance.relation(plan, now)
-        if relation == "missed" and plan.last is not None:
-            self._agree(plan.ordinal - 1)
-            raise AbandonedError(plan.last)
-        if plan.failure is None and plan.attempt.number in self.seen:
-            return "wait"
-        if relation == "before":  # so what it is of has failed here
-            return "refuse" if plan.failure is None else "wait"
-        return "follow"
-
-    def identify(self, plan: Plan) -> Attempt:
-        """Whose seals this worker's objects get in an attempt, however often it comes to that."""
-        if self.identity is None or self.identity[0] != plan.attempt.number:
-            self.identity = plan.attempt.number, new_attempt(plan.attempt.term, plan.attempt.serial)
-        return self.identity[1]
-
-    def accept(self, plan: Plan) -> None:
-        """Takes a plan for the one of this save, and its leader for the leader."""
-        self.session, self.counter, self.epoch = plan.session, plan.counter, plan.epoch
-        self.takes_part = True
-        self._agree(plan.ordinal)
-
-    def patience(self, failed: Plan) -> float:
-        """Seconds for which it waits for another plan than one that had failed before it looked.
-
-        That may be of a save that this worker left out: then the next one is near. If it is not, the two may miss each
-        other again, so the next time it waits longer.
-        """
-        is_known = failed.attempt.number in self.seen or self.session is None or self.takes_part
-        return 0.0 if is_known else min(_STALE * 2**self.overtaken, self.workers.timeout)
-
-    def _agree(self, ordinal: int) -> None:
-        self.attendance.agree(ordinal)
-        self.excuse = _NO_EXCUSE
-
-    def _may_follow(self, plan: Plan) -> bool:
-        """Whether a plan is one of this worker's job.
-
-        That is, starts from what this worker has found; or, where this worker came when the leader had begun already,
-        is by one that has published nothing, and is alive: of the dead there may be a plan, and it may come up late,
-        but no second one follows.
-        """
-        return self._is_ours(plan) and (plan.since == self.since or (plan.is_first and self._is_alive(plan)))
-
-    def note(self, plan: Plan) -> str:
-        """The first attempt of its leader that this worker has seen."""
-        return self.strangers.setdefault(plan.session, plan.attempt.number)
-
-    def has_lost_to(self, found: Object | None) -> bool:
-        """Whether the state says that somebody else than its leader has claimed the directory."""
-        with contextlib.suppress(CorruptError):
-            record = None if found is None else _state(found, self.url).record
-            return self.session is not None and record is not None and record.epoch > self.epoch
-        return False
-
-    def give_up(self, plan: Plan | None, found: Object | None, now: float) -> AbandonedError:
-        """Why its leader has not come."""
-        if not self.takes_part:
-            self.attendance.give_up(now)
-        if self.session is None and plan is not None and self._is_ours(plan) and self._is_alive(plan):
-            return not_begun(self.workers, self.url, is_late=not plan.is_first)
-        with contextlib.suppress(CorruptError):
-            # Nothing that this worker has no part in is its own job's.
-            if self.session is None and found is not None and _state(found, self.url).latest != self.latest:
-                return taken_over(self.url)
-        return not_begun(self.workers, self.url, is_late=False)
-
-    def _is_ours(self, plan: Plan) -> bool:
-        return (plan.job, plan.size) == (self.workers.job, self.workers.size)
-
-    def _is_alive(self, plan: Plan) -> bool:
-        """Whether its leader has shown another plan before."""
-        return self.note(plan) != plan.attempt.number
 
 
 def look_around(member: Member) -> Flow[None]:
@@ -225,10 +86,12 @@ def find_plan(member: Member) -> Flow[Plan]:
                 member.accept(plan)
                 return plan
         waited = now - start
-        if waited > min(_GRACE, member.workers.timeout) and member.has_lost_to(state):
-            raise taken_over(member.url)
-        if waited > member.workers.timeout:
-            raise member.give_up(plan, state, now)
+        if waited > min(_GRACE, member.workers.timeout):
+            known = None if state is None else _legible(state, member.url)
+            if member.has_lost_to(known):
+                raise taken_over(member.url)
+            if waited > member.workers.timeout:
+                raise member.give_up(plan, known, now)
         if reminders.is_due(waited):
             _log.warning(
                 "Worker %d has waited %.0f seconds for worker 0 to begin to save to %s, of %.0f at most",
@@ -431,20 +294,11 @@ def _require_same(current: Plan, plan: Plan, url: str) -> None:
     """Passes if that is the plan still, and it stands."""
     if current.session != plan.session:
         raise taken_over(url)
-    _require_same_save(current, plan.ordinal, f"{url}/{plan.path}")
+    require_same_save(current, plan.ordinal, f"{url}/{plan.path}")
     if current.failure is not None:
         raise AbandonedError(current.failure)
     if current.attempt != plan.attempt:
         raise SupersededError
-
-
-def _require_same_save(current: Plan, ordinal: int, url: str) -> None:
-    """Passes unless the leader has begun another save."""
-    if current.ordinal == ordinal:
-        return
-    if current.ordinal == ordinal + 1 and current.last is not None:
-        raise AbandonedError(current.last)
-    raise incomplete(f"The leader has given up the save to {url}, and nothing of it was published.")
 
 
 def _fate(plan: Plan, found: Object | None, url: str) -> Literal["visible", "lost", "open"]:
@@ -457,6 +311,12 @@ def _fate(plan: Plan, found: Object | None, url: str) -> Literal["visible", "los
         return "visible"
     is_next_known = record.term == plan.attempt.term and 0 < record.serial - plan.attempt.serial <= len(writes)
     return "lost" if is_next_known else "open"
+
+
+def _legible(found: Object, url: str) -> State | None:
+    with contextlib.suppress(CorruptError):
+        return _state(found, url)
+    return None
 
 
 def _state(found: Object, url: str) -> State:

@@ -14,9 +14,9 @@ PACKAGE = Path(ckpt_remote.__file__).parent
 LAYERS = [
     "errors", "progress", "buffers", "parallel", "locks", "bundle", "store", "textproto", "staging", "single_flight",
     "spool", "origin", "boxes", "plan", "workers", "state", "retention", "succession", "flow", "upload", "commit",
-    "probe", "garbage", "ownership", "collector", "directory", "layout", "ballot", "attendance", "verdicts", "patience",
-    "rendezvous", "roll_call", "share", "tally", "leader", "follower", "reader", "pull", "tap", "checkpoint", "crew",
-    "numbering", "background", "manager", "__init__",
+    "probe", "garbage", "ownership", "collector", "directory", "layout", "ballot", "attendance", "verdicts", "member",
+    "patience", "rendezvous", "roll_call", "share", "tally", "leader", "follower", "reader", "pull", "tap",
+    "checkpoint", "crew", "numbering", "background", "recovery", "manager", "__init__",
 ]  # fmt: skip
 TENSORFLOW = {"pull", "tap", "checkpoint", "numbering", "manager"}
 MODULES = sorted(PACKAGE.rglob("*.py"))

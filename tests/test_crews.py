@@ -14,7 +14,7 @@ from support.crews import Crews
 from support.exploration import explore, hunt
 from support.schedules import Faults
 
-from ckpt_remote import attendance, follower, leader, rendezvous
+from ckpt_remote import attendance, follower, leader, member, rendezvous
 from ckpt_remote.errors import ConflictError, StoreError, UnknownOutcomeError
 from ckpt_remote.flow import Put
 from ckpt_remote.layout import assign
@@ -86,7 +86,7 @@ def workers_take_back_what_an_index_may_name(monkeypatch):
 
 
 def all_workers_use_the_seal_of_the_plan(monkeypatch):
-    monkeypatch.setattr(rendezvous, "new_attempt", lambda term, serial: CURRENT[0])
+    monkeypatch.setattr(member, "new_attempt", lambda term, serial: CURRENT[0])
 
     def join(plan, member):
         CURRENT[:] = [plan.attempt]
@@ -106,8 +106,8 @@ def a_plan_of_another_job_is_joined(monkeypatch):
             named = dataclasses.replace(named, since=self.since)
         return real(self, named, now)
 
-    real = rendezvous.Member.verdict
-    monkeypatch.setattr(rendezvous.Member, "verdict", careless)
+    real = member.Member.verdict
+    monkeypatch.setattr(member.Member, "verdict", careless)
 
 
 def a_fenced_leader_shows_its_plan(monkeypatch):

@@ -19,9 +19,10 @@ from ckpt_remote.errors import CheckpointError, ConflictError, UnknownOutcomeErr
 from ckpt_remote.flow import Wait
 from ckpt_remote.follower import follow
 from ckpt_remote.leader import Leader, lead, take_down
+from ckpt_remote.member import Member
 from ckpt_remote.patience import Progress
 from ckpt_remote.plan import Tensor
-from ckpt_remote.rendezvous import Member, look_around
+from ckpt_remote.rendezvous import look_around
 from ckpt_remote.share import Save, Written
 from ckpt_remote.upload import Uploaded, create, take_back
 from ckpt_remote.workers import Workers

@@ -14,9 +14,9 @@ from ckpt_remote.ballot import Plan
 from ckpt_remote.commit import STATE
 from ckpt_remote.directory import Directory
 from ckpt_remote.flow import run
+from ckpt_remote.member import Member
 from ckpt_remote.origin import new_attempt, new_term
 from ckpt_remote.probe import PLAN
-from ckpt_remote.rendezvous import Member
 from ckpt_remote.state import decode_state, encode_state
 from ckpt_remote.store import Policy, Retry
 from ckpt_remote.verdicts import AbandonedError
