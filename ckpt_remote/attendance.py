@@ -1,25 +1,24 @@
 """Which of the leader's saves a worker's save is.
 
-Both begin as many, unless one of them leaves some out, or is told to make one alone. So a worker counts on from the
-last save that it knows to be the same on both. Where the counts differ, what is left out and what has only failed
-unseen is told apart by where each was while the other waited: in a save, or not.
+Where the caller numbers them, the numbers tell. Else both count: as long as nobody leaves a call out or makes one too
+many, equal counts are equal steps. What each has begun counts, also what has failed before the other could see it.
 
-Promises: as long as nobody leaves a save out, no worker takes a plan for one of its save that is not. Whoever does is
-in step again at the next save or the one after.
+A strict count would keep two apart for good once one of them has left a call out. Workers that wait for their saves
+need none: nobody is a step ahead while another is still saving. So they take what the leader saves next for theirs
+where they have missed each other. Behind training a worker may be a step ahead, so there the count holds, until all
+have waited for their saves (`CheckpointManager.sync`).
 """
 
 from dataclasses import dataclass
-from math import inf
 from typing import Literal, TypeAlias
 
-from ckpt_remote.ballot import Failure, Plan
-from ckpt_remote.workers import Workers
+from ckpt_remote.ballot import Plan
 
 __all__ = ["Attendance", "Relation"]
 
 Relation: TypeAlias = Literal["before", "this", "missed"]
-"""Of what a plan is, seen from a worker's save: one that is over for it, the same, or the next, as this one has failed
-before the worker could see it.
+"""Of what a plan is, seen from a worker's save: one that is over for it, the same, or a later one, so that this one is
+over without a plan that this worker has seen.
 """
 
 
@@ -28,57 +27,52 @@ class Attendance:
     """What a worker counts.
 
     Attributes:
-        workers: Its place.
+        rank: Its own.
         ordinal: The last save that it knows to be the same on both, as the leader counts.
         begun: How many it has begun since.
-        in_vain: For how many of those, its last ones, no leader came.
-        began: When it began this one.
-        ended: When the one before was over.
-        waited: When it began to wait in vain, and when it last gave up.
+        in_vain: For how many of those no leader came.
+        number: The caller's number of this one, if it gave one.
+        former: The same of the one before.
+        is_strict: Whether the count holds, whoever has been missed.
     """
 
-    workers: Workers
+    rank: int
     ordinal: int = 0
     begun: int = 0
     in_vain: int = 0
-    began: float = 0.0
-    ended: float = -inf
-    waited: tuple[float, float] = (inf, -inf)
+    number: int | None = None
+    former: int | None = None
+    is_strict: bool = False
 
-    def begin(self, now: float) -> None:
-        """Says that a save begins."""
+    def begin(self, *, is_strict: bool) -> None:
+        """Says that a save begins, whose number is to be told."""
         self.begun += 1
-        self.began = now
-
-    def end(self, now: float) -> None:
-        """Says that it is over."""
-        self.ended = now
+        self.former, self.number = self.number, None
+        self.is_strict = is_strict
 
     def agree(self, ordinal: int) -> None:
         """Says that this save is that one of the leader's."""
-        self.ordinal, self.begun = ordinal, 0
-        self.in_vain, self.waited = 0, (inf, -inf)
+        self.ordinal, self.begun, self.in_vain = ordinal, 0, 0
 
-    def give_up(self, now: float) -> None:
-        """Says that the leader has not come to this save."""
-        self.in_vain += 1
-        self.waited = min(self.waited[0], self.began), now
-
-    def relation(self, plan: Plan, now: float) -> Relation:
+    def relation(self, plan: Plan) -> Relation:
         """Of what a plan is."""
+        if (told := self._by_number(plan)) is not None:
+            return told
         due = self.ordinal + self.begun
         if plan.ordinal < due:
-            is_this = plan.ordinal >= due - self.in_vain and self._is_left_out_there(plan, now)
-            return "this" if is_this else "before"
-        has_missed = plan.ordinal == due + 1 and plan.last is not None and not self._is_left_out_here(plan.last, now)
+            return "this" if not self.is_strict and plan.ordinal >= due - self.in_vain else "before"
+        if plan.ordinal == due or plan.last is None:
+            return "this"
+        # Who was missed has left that save out, and is at the next; unless it was only late.
+        has_missed = self.is_strict or (plan.ordinal == due + 1 and self.rank not in plan.last.absent)
         return "missed" if has_missed else "this"
 
-    def _is_left_out_there(self, plan: Plan, now: float) -> bool:
-        """Whether the leader was in no save while this worker waited for it: it has left out what that was for."""
-        began, ended = self.waited
-        return plan.preparation < now - ended and (plan.idle is None or plan.idle >= ended - began)
-
-    def _is_left_out_here(self, last: Failure, now: float) -> bool:
-        """Whether this worker was in no save while the leader waited for it."""
-        timeout = self.workers.timeout
-        return self.workers.rank in last.absent and self.began - self.ended >= timeout and now - self.began < timeout
+    def _by_number(self, plan: Plan) -> Relation | None:
+        """The same where the numbers tell, because they grow from save to save."""
+        if plan.number is None or self.number is None or plan.number == self.number == self.former:
+            return None
+        if self.former is not None and max(plan.number, self.former) < self.number:
+            return "before"
+        if plan.former is not None and self.number <= plan.former < plan.number:
+            return "missed"
+        return "this"  # or numbers that differ though nobody is late: an error, of which all are told

@@ -97,13 +97,13 @@ class Plan:
         size: How many workers there are.
         attempt: Whose seal the leader's objects get; the workers' differ by their number.
         path: The prefix of the checkpoint.
+        number: What the leader's caller numbers it, if it does.
+        former: The same of the save before.
         counter: The leader's save counter, if it got so far. The others take it over: a failure of which not all
             have learnt puts them at odds.
         since: The digest of the state that the leader found when it began.
         epoch: How often the directory had been claimed when the leader had.
         is_first: Whether the leader has published nothing yet.
-        idle: Seconds from the end of the leader's save before to the beginning of this one; None if it is its first.
-        preparation: Seconds from there to this plan.
         exact: Whether the store deletes only exactly what it is told to.
         state: The write id that the state will have when the checkpoint is visible.
         of: The count in the names of the data objects.
@@ -123,11 +123,11 @@ class Plan:
     attempt: Attempt
     path: str
     since: str
+    number: int | None = None
+    former: int | None = None
     counter: int | None = None
     epoch: int = 0
     is_first: bool = False
-    idle: float | None = None
-    preparation: float = 0.0
     exact: bool = False
     state: str = ""
     of: int = 0

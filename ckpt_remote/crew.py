@@ -52,14 +52,14 @@ class Crew(abc.ABC):
         self._retry = retry
 
     @abc.abstractmethod
-    def save(self, path: str, snapshot: Snapshot, *, counter: int, is_numbered: bool) -> tuple[str, int]:
+    def save(self, path: str, snapshot: Snapshot, *, counter: int, number: int | None) -> tuple[str, int]:
         """Saves a checkpoint, and returns its path, and how many bytes it has.
 
         Args:
             path: The prefix.
             snapshot: What it consists of.
             counter: The save counter.
-            is_numbered: Whether the caller has said the number, which is the counter otherwise.
+            number: What the caller numbers it; None if that is the counter.
         """
 
     @abc.abstractmethod
@@ -67,8 +67,21 @@ class Crew(abc.ABC):
         """Whether the last save, which raised that, may be visible, or come to be."""
 
     @abc.abstractmethod
-    def begin(self) -> None:
-        """Forgets the last save."""
+    def begin(self, counter: int, *, is_behind: bool) -> None:
+        """Says that a save begins, and forgets the last.
+
+        Args:
+            counter: The save counter.
+            is_behind: Whether training goes on meanwhile.
+        """
+
+    def meet(self) -> None:  # noqa: B027 - who is alone meets nobody
+        """Says that all workers have waited for their saves."""
+
+    @property
+    def owns(self) -> bool:
+        """Whether the directory is this process's to change."""
+        return True
 
     @property
     def counter(self) -> int | None:
@@ -103,8 +116,9 @@ class _Owner(Crew):
     _before: int | None = None
     _doubts: frozenset[str] = frozenset()
 
-    def begin(self) -> None:
+    def begin(self, counter: int, *, is_behind: bool) -> None:
         """As `Crew.begin`."""
+        del counter, is_behind  # nobody to agree with
         self._before, self._doubts = None, self.known.doubts
 
     def may_have_landed(self, error: BaseException) -> bool:
@@ -116,9 +130,9 @@ class _Owner(Crew):
 class Alone(_Owner):
     """The only worker."""
 
-    def save(self, path: str, snapshot: Snapshot, *, counter: int, is_numbered: bool) -> tuple[str, int]:
+    def save(self, path: str, snapshot: Snapshot, *, counter: int, number: int | None) -> tuple[str, int]:
         """As `Crew.save`."""
-        del counter, is_numbered  # nobody to agree with
+        del counter, number  # nobody to agree with
         self._perform(self.known.claim(self.name))
         target = self._perform(self.known.begin(path))
         written = write(snapshot, self._store, target, retry=self._retry)
@@ -134,15 +148,20 @@ class Leading(_Owner):
         super().__init__(*arguments, **named)
         self._leader = Leader(workers, self._store.url)
 
-    def save(self, path: str, snapshot: Snapshot, *, counter: int, is_numbered: bool) -> tuple[str, int]:
+    def save(self, path: str, snapshot: Snapshot, *, counter: int, number: int | None) -> tuple[str, int]:
         """As `Crew.save`."""
         try:
             tensors = _tensors(snapshot, partial(self.give_up, path))
-            save = Save(path=path, counter=counter, is_numbered=is_numbered, tensors=tensors, write=self._write)
+            save = Save(path=path, counter=counter, number=number, tensors=tensors, write=self._write)
             size = self._perform(lead(self._leader, self.known, save, name=self.name, retention=self.retention))
             return path, size
         finally:
             self._before = self._leader.before
+
+    def begin(self, counter: int, *, is_behind: bool) -> None:
+        """As `Crew.begin`."""
+        super().begin(counter, is_behind=is_behind)
+        self._leader.begin(counter)
 
     def give_up(self, path: str, error: Exception) -> None:
         """As `Crew.give_up`."""
@@ -161,10 +180,10 @@ class Following(Crew):
         super().__init__(*arguments, **named)
         self._member = Member(workers, self._store.url)
 
-    def save(self, path: str, snapshot: Snapshot, *, counter: int, is_numbered: bool) -> tuple[str, int]:
+    def save(self, path: str, snapshot: Snapshot, *, counter: int, number: int | None) -> tuple[str, int]:
         """As `Crew.save`."""
         tensors = _tensors(snapshot, partial(self.give_up, path))
-        save = Save(path=path, counter=counter, is_numbered=is_numbered, tensors=tensors, write=self._write)
+        save = Save(path=path, counter=counter, number=number, tensors=tensors, write=self._write)
         path = self._perform(follow(self._member, save))
         try:
             self.refresh()
@@ -172,9 +191,19 @@ class Following(Crew):
             _log.warning("What is in %s now could not be read: %s", self._store.url, error)
         return path, sum(tensor.size for tensor in tensors)
 
-    def begin(self) -> None:
+    def begin(self, counter: int, *, is_behind: bool) -> None:
         """As `Crew.begin`."""
-        self._member.counter = None
+        del counter  # the leader's counts
+        self._member.begin(is_behind=is_behind)
+
+    def meet(self) -> None:
+        """As `Crew.meet`."""
+        self._member.meet()
+
+    @property
+    def owns(self) -> bool:
+        """As `Crew.owns`: it is the leader's."""
+        return False
 
     @property
     def counter(self) -> int | None:
@@ -214,7 +243,7 @@ def _tensors(snapshot: Snapshot, refuse: Callable[[Exception], None]) -> list[Te
     if snapshot.whole_groups or snapshot.files:
         what = "side files of registered savers" if snapshot.files else "a sharding callback of your own"
         error = UnsupportedError(f"Several workers cannot save {what} together. Leave it out, or save from one worker.")
-        with contextlib.suppress(CheckpointError):
+        with contextlib.suppress(CheckpointError):  # which hides nothing: the others learn it at the deadline
             refuse(error)
         raise error
     return [tensor for group in snapshot.groups for tensor in group]

@@ -13,7 +13,6 @@ for what the checkpoint may be made of. How bytes travel is the caller's: these 
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from ckpt_remote.ballot import Failure, Part, Plan, decode_layout
 from ckpt_remote.bundle import encode_index
@@ -31,8 +30,6 @@ from ckpt_remote.verdicts import AbandonedError, SupersededError, ToldError
 
 __all__ = ["follow", "refuse"]
 
-T = TypeVar("T")
-
 
 def follow(me: Member, save: Save) -> Flow[str]:
     """Saves a checkpoint as a worker other than the leader, and returns its path when it is visible.
@@ -48,27 +45,7 @@ def follow(me: Member, save: Save) -> Flow[str]:
         CheckpointError: What else somebody has found wrong.
         ValueError: Two workers have different contents under one name.
     """
-    return (yield from _attend(me, _save(me, save)))
-
-
-def refuse(me: Member, error: Exception) -> Flow[None]:
-    """Tells the others that this save has failed here before it began."""
-    yield from _attend(me, _refuse(me, _failure(me, error)))
-
-
-def _attend(me: Member, flow: Flow[T]) -> Flow[T]:
-    """Counts a save, whatever becomes of it."""
-    me.begin((yield Wait(0.0)))
-    try:
-        result = yield from flow
-    except Exception:
-        me.attendance.end((yield Wait(0.0)))
-        raise
-    me.attendance.end((yield Wait(0.0)))
-    return result
-
-
-def _save(me: Member, save: Save) -> Flow[str]:
+    me.attendance.number = save.number
     attempts = _Attempts(me, save, manifest_of(save.tensors))
     path: str | None = None
     try:
@@ -83,9 +60,14 @@ def _save(me: Member, save: Save) -> Flow[str]:
     return path
 
 
-def _refuse(me: Member, failure: Failure) -> Flow[None]:
+def refuse(me: Member, error: Exception) -> Flow[None]:
+    """Tells the others that this save has failed here before it began."""
+    me.excuse = failure = _failure(me, error)
+    try:
+        plan = yield from find_plan(me)
+    except AbandonedError as told:
+        raise told.failure.error(me.url) from None
     me.excuse = failure
-    plan = yield from find_plan(me)
     if plan.failure is None:
         yield from object_to(plan, failure, me)
     else:
@@ -100,7 +82,7 @@ def _with_counter_of(plan: Plan, save: Save) -> Save:
     """The same save, with the leader's save counter."""
     if plan.counter is None or plan.counter == save.counter:
         return save
-    path = save.path if save.is_numbered else f"{save.path.rpartition('-')[0]}-{plan.counter}"
+    path = save.path if save.number is not None else f"{save.path.rpartition('-')[0]}-{plan.counter}"
     tensors = [
         replace(it, data=plan.counter.to_bytes(8, "little"), crc32c=None) if it.key == SAVE_COUNTER else it
         for it in save.tensors

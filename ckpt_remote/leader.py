@@ -23,7 +23,6 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
-from typing import TypeVar
 
 from ckpt_remote.ballot import Failure, Plan, Votes, encode_layout
 from ckpt_remote.bundle import (
@@ -58,8 +57,6 @@ from ckpt_remote.workers import Workers
 
 __all__ = ["Leader", "give_up", "lead", "take_down"]
 
-T = TypeVar("T")
-
 _log = logging.getLogger(__name__)
 
 # Attempts at one save: the first takes for granted what each worker has, the second asks.
@@ -81,9 +78,9 @@ class Leader:
         session: Names this leader.
         ordinal: How often it has begun to save.
         begun: When it last did.
-        ended: When the save before was over; None if there was none.
-        idle: Seconds between the two.
-        counter: What the save counter said then; None where it did not come to that.
+        number: What the caller numbers that save, if it does.
+        former: The same of the save before.
+        counter: What the save counter said then.
         present: The ranks of those who have joined once.
         manifests: What each worker had at last.
         led: Of what the workers' copies have differed, so that only the leader's count.
@@ -100,8 +97,8 @@ class Leader:
     session: str = field(default_factory=lambda: secrets.token_hex(8))
     ordinal: int = 0
     begun: float = 0.0
-    ended: float | None = None
-    idle: float | None = None
+    number: int | None = None
+    former: int | None = None
     counter: int | None = None
     present: set[int] = field(default_factory=set)
     manifests: tuple[Manifest, ...] = ()
@@ -112,6 +109,14 @@ class Leader:
     last: Failure | None = None
     has_published: bool = False
     before: int | None = None
+
+    def begin(self, counter: int) -> None:
+        """Says that it begins to save."""
+        self.ordinal += 1
+        self.former, self.number = self.number, None
+        self.counter, self.before = counter, None
+        # So that the others learn of it at the next save, however this one ends.
+        self.last, self.failure = self.failure, _BROKEN_OFF
 
 
 def lead(me: Leader, known: Directory, save: Save, *, name: str, retention: Retention) -> Flow[int]:
@@ -131,32 +136,7 @@ def lead(me: Leader, known: Directory, save: Save, *, name: str, retention: Rete
         UnknownOutcomeError: The state may have been written, or may yet be.
         StoreError: The store kept failing, here or at a worker.
     """
-    return (yield from _begin(me, save.counter, _lead(me, known, save, name, retention)))
-
-
-def give_up(me: Leader, known: Directory, path: str, error: Exception, *, name: str) -> Flow[None]:
-    """Tells the others that this save has failed before it began."""
-    yield from _begin(me, None, _give_up(me, known, path, error, name))
-
-
-def _begin(me: Leader, counter: int | None, flow: Flow[T]) -> Flow[T]:
-    """Counts a save, whatever becomes of it."""
-    now: float = yield Wait(0.0)
-    me.ordinal += 1
-    me.begun, me.counter, me.before = now, counter, None
-    me.idle = None if me.ended is None else now - me.ended
-    # So that they learn of it at the next save, however this one ends.
-    me.last, me.failure = me.failure, _BROKEN_OFF
-    try:
-        result = yield from flow
-    except Exception:
-        me.ended = yield Wait(0.0)
-        raise
-    me.ended = yield Wait(0.0)
-    return result
-
-
-def _lead(me: Leader, known: Directory, save: Save, name: str, retention: Retention) -> Flow[int]:
+    me.begun, me.number = (yield Wait(0.0)), save.number
     yield from _claim(me, known, name)
     try:
         size = yield from _Attempts(me, known, save, retention).run()
@@ -171,7 +151,9 @@ def _lead(me: Leader, known: Directory, save: Save, name: str, retention: Retent
     return size
 
 
-def _give_up(me: Leader, known: Directory, path: str, error: Exception, name: str) -> Flow[None]:
+def give_up(me: Leader, known: Directory, path: str, error: Exception, *, name: str) -> Flow[None]:
+    """Tells the others that this save has failed before it began."""
+    me.begun = yield Wait(0.0)
     yield from _claim(me, known, name)
     yield from _tell(me, known, path, Failure.of(error, "Worker 0: "))
 
@@ -221,7 +203,7 @@ class _Attempts:
         counts = layout.counts(self.me.manifests)
         total = sum(counts) + (not uniform)  # the merged object graph, by itself
         plan = dataclasses.replace(
-            (yield from _plan_for(self.me, self.known, self.save.path, target.attempt)),
+            _plan_for(self.me, self.known, self.save.path, target.attempt),
             exact=target.exact,
             state=target.state,
             of=next(islice(target.counts(total), tries, None)),
@@ -303,8 +285,7 @@ def take_down(me: Leader) -> Flow[None]:
         _log.info("%s/%s could not be removed, and is left to the next owner: %s", me.url, key, failure)
 
 
-def _plan_for(me: Leader, known: Directory, path: str, attempt: Attempt) -> Flow[Plan]:
-    now: float = yield Wait(0.0)
+def _plan_for(me: Leader, known: Directory, path: str, attempt: Attempt) -> Plan:
     return Plan(
         status="open",
         session=me.session,
@@ -313,11 +294,11 @@ def _plan_for(me: Leader, known: Directory, path: str, attempt: Attempt) -> Flow
         size=me.workers.size,
         attempt=attempt,
         path=path,
+        number=me.number,
+        former=me.former,
         counter=me.counter,
         epoch=known.epoch,
         is_first=not me.has_published,
-        idle=me.idle,
-        preparation=now - me.begun,
         since=known.found,
         last=me.last,
     )
@@ -333,7 +314,7 @@ def _put_up(me: Leader, plan: Plan, guard: Version) -> Flow[None]:
 def _ask(me: Leader, known: Directory, target: Target) -> Flow[tuple[Manifest, ...]]:
     """Asks the others what they have."""
     attempt = known.attempt()
-    plan = dataclasses.replace((yield from _plan_for(me, known, target.path, attempt)), status="asking")
+    plan = dataclasses.replace(_plan_for(me, known, target.path, attempt), status="asking")
     yield from _put_up(me, plan, target.guard)
     idle = Progress()
     idle.finish(0.0)
@@ -354,7 +335,7 @@ def _tell(me: Leader, known: Directory, path: str, failure: Failure) -> Flow[Non
     me.failure = failure
     now: float = yield Wait(0.0)  # after a budget that is spent, another
     up = me.plan[0] if me.plan and me.plan[0].ordinal == me.ordinal else None
-    plan = dataclasses.replace(up or (yield from _plan_for(me, known, path, known.attempt())), failure=failure)
+    plan = dataclasses.replace(up or _plan_for(me, known, path, known.attempt()), failure=failure)
     everybody = len(me.present) == me.workers.size - 1
     try:
         yield from _change(me, known, dataclasses.replace(plan, status="over" if everybody else "failed"))

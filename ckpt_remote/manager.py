@@ -231,11 +231,11 @@ class CheckpointManager(tf.train.CheckpointManager):
             # What has failed before is raised when this one has begun: several workers do not learn of it at the same
             # call, and must not get out of step by it.
             has_failed = self._background.has_failed
-            if self._goes_on_by_itself(options):
-                url = self._go_on_with(self._begin(checkpoint_number, options), options)
-            else:
-                url = self._finish(self._begin(checkpoint_number, options))
-        if not self._goes_on_by_itself(options):
+            is_behind = self._goes_on_by_itself(options)
+            counted = self._count(is_behind=is_behind)
+            save = self._go_on if is_behind else self._wait
+            url = save(counted, checkpoint_number, options)
+        if not is_behind:
             _call_back(url, options)
         if has_failed:
             self._background.raise_failure()
@@ -245,7 +245,8 @@ class CheckpointManager(tf.train.CheckpointManager):
         """Becomes the directory's writer now, instead of at the first save.
 
         Every other manager that has read an older state gets `ConflictError` from then on. Writes the state once, and
-        nothing the second time. Restoring never claims, so evaluators and workers may do it.
+        nothing the second time. Restoring never claims, so evaluators and workers may do it. Of several workers that
+        save together, worker 0 claims; for the others this does nothing.
 
         Raises:
             ConflictError: Another writer has changed the directory since this manager read it.
@@ -253,7 +254,8 @@ class CheckpointManager(tf.train.CheckpointManager):
             UnsupportedError: There is no safe way to save on this store.
         """
         with self._turn():
-            self._perform(self._known.claim(self._name))
+            if self._crew.owns:
+                self._perform(self._known.claim(self._name))
 
     def restore(
         self,
@@ -328,6 +330,8 @@ class CheckpointManager(tf.train.CheckpointManager):
         Who puts an older `checkpoint` file back should know: of the saves that followed it, the first looks like one
         that died before it was listed, and goes. If more followed, all are kept.
 
+        Of several workers that save together, worker 0 does it; the others delete nothing.
+
         Args:
             dry_run: Only list. If another process saves into the directory right now, what it has written so far is
                 listed, too: to delete, this manager claims the directory, and then that save cannot be finished any
@@ -345,6 +349,8 @@ class CheckpointManager(tf.train.CheckpointManager):
                 seen = Directory(self._store.url, (self._url,))
                 self._perform(seen.load())
                 found = self._perform(seen.collect(dry_run=True))
+            elif not self._crew.owns:
+                found = ()
             else:
                 self._perform(self._known.claim(self._name))
                 found = self._perform(self._known.collect(dry_run=False))
@@ -353,6 +359,7 @@ class CheckpointManager(tf.train.CheckpointManager):
     def sync(self) -> None:
         """Returns when no save is under way; raises what has gone wrong in one, if nobody has been told yet."""
         self._background.wait()
+        self._crew.meet()
         self._background.raise_failure()
 
     def close(self) -> None:
@@ -441,43 +448,58 @@ class CheckpointManager(tf.train.CheckpointManager):
         # Sessions belong to the thread that opened them, so in graph mode nothing does.
         return bool(self._asynchronous or (options and options.enable_async)) and tf.executing_eagerly()
 
-    def _begin(self, checkpoint_number: Any | None, options: tf.train.CheckpointOptions | None) -> "_Begun":
-        """Counts a save and takes the values. The interval counts from here, also while it is under way."""
+    def _count(self, *, is_behind: bool) -> "_Counted":
+        """Counts a save. The interval counts from here, also while it is under way."""
         step = None if self._interval is None else as_integer(self._step_counter)
         last_step, self._last_step = self._last_step, step
-        if self._workers.size > 1 and self._goes_on_by_itself(options):
+        if self._workers.size > 1 and is_behind:
             last_step = step  # they learn of a failure at different steps, and must not be due at different ones
         number = self._save_counter.advance()
+        self._crew.begin(number, is_behind=is_behind)
+        return _Counted(path=f"{self._name}-{number}", number=number, last_step=last_step)
+
+    def _take(self, counted: "_Counted", number: Any | None, options: tf.train.CheckpointOptions | None) -> "_Begun":
+        """Takes the values."""
         started = time.perf_counter()
-        with self._undone_if_it_fails(number, last_step):
-            self._crew.begin()
-            with self._others_told(f"{self._name}-{number}"):
-                path = f"{self._name}-{number if checkpoint_number is None else as_integer(checkpoint_number)}"
-                # Before anything else: all workers take part in reading what is spread over them.
-                snapshot = capture(self._target, path.rpartition("/")[2], options)
+        with self._undone_if_it_fails(counted):
+            given = None if number is None else as_integer(number)
+            path = counted.path if given is None else f"{self._name}-{given}"
+            # Before anything else: all workers take part in reading what is spread over them.
+            snapshot = capture(self._target, path.rpartition("/")[2], options)
         return _Begun(
-            path=path,
-            snapshot=snapshot,
-            number=number,
-            is_numbered=checkpoint_number is not None,
-            last_step=last_step,
-            started=started,
-            taken=time.perf_counter(),
+            path=path, snapshot=snapshot, counted=counted, given=given, started=started, taken=time.perf_counter()
         )
 
-    def _go_on_with(self, begun: "_Begun", options: tf.train.CheckpointOptions | None) -> str:
-        """Saves what was taken behind training, and returns the URL that it will have."""
-        with self._undone_if_it_fails(begun.number, begun.last_step), self._others_told(begun.path):
+    def _wait(self, counted: "_Counted", number: Any | None, options: tf.train.CheckpointOptions | None) -> str:
+        """Saves while training waits, and returns the URL."""
+        with self._others_told(counted.path):
+            begun = self._take(counted, number, options)
+        return self._finish(begun)
+
+    def _go_on(self, counted: "_Counted", number: Any | None, options: tf.train.CheckpointOptions | None) -> str:
+        """Saves behind training, and returns the URL that it will have."""
+        try:
+            begun = self._take(counted, number, options)
+        except Exception as error:
+            if self._workers.size == 1:
+                raise
+            # The others learn of it at their next save. So does this worker: what all do then, they do at one step.
+            self._background.start(partial(self._fail, counted.path, error))
+            return self._full(counted.path)
+        with self._undone_if_it_fails(counted), self._others_told(begun.path):
             self._background.start(partial(self._finish_and_tell, begun, options))
         return self._full(begun.path)
 
+    def _fail(self, path: str, error: Exception) -> None:
+        with self._others_told(path):
+            raise error
+
     def _finish(self, begun: "_Begun", *, stall: float | None = None) -> str:
         """Saves what was taken, and returns the URL; training waits unless `stall` says how long it has."""
-        with self._undone_if_it_fails(begun.number, begun.last_step):
-            path, size = self._crew.save(
-                begun.path, begun.snapshot, counter=begun.number, is_numbered=begun.is_numbered
-            )
-        self._agree(begun.number)
+        counter = begun.counted.number
+        with self._undone_if_it_fails(begun.counted):
+            path, size = self._crew.save(begun.path, begun.snapshot, counter=counter, number=begun.given)
+        self._agree(counter)
         seconds = time.perf_counter() - begun.started
         self._tell(Saved(url=self._full(path), size=size, seconds=seconds, stall=seconds if stall is None else stall))
         self._clean_up()
@@ -487,15 +509,15 @@ class CheckpointManager(tf.train.CheckpointManager):
         _call_back(self._finish(begun, stall=begun.taken - begun.started), options)
 
     @contextlib.contextmanager
-    def _undone_if_it_fails(self, number: int, last_step: int | None) -> Iterator[None]:
+    def _undone_if_it_fails(self, counted: "_Counted") -> Iterator[None]:
         """After a failure the counter and the interval are as before, unless the checkpoint may be there."""
         try:
             yield
         except BaseException as error:
-            self._agree(number)
+            self._agree(counted.number)
             if not self._crew.may_have_landed(error):  # else its number and its step count as used
                 self._save_counter.rollback()
-                self._last_step = last_step
+                self._last_step = counted.last_step
             raise
 
     def _agree(self, number: int) -> None:
@@ -530,24 +552,37 @@ class CheckpointManager(tf.train.CheckpointManager):
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Counted:
+    """A save that counts.
+
+    Attributes:
+        path: The prefix that the checkpoint has unless the caller numbers it.
+        number: What the save counter says.
+        last_step: What the interval counts from if it fails.
+    """
+
+    path: str
+    number: int
+    last_step: int | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Begun:
     """A save whose values are taken.
 
     Attributes:
         path: The prefix of the checkpoint.
         snapshot: The values.
-        number: What the save counter says.
-        is_numbered: Whether the caller has said the number.
-        last_step: What the interval counts from if this one fails.
+        counted: What it counts as.
+        given: The caller's number, if it gave one.
         started: When it began.
         taken: When it had the values.
     """
 
     path: str
     snapshot: Snapshot
-    number: int
-    is_numbered: bool
-    last_step: int | None
+    counted: _Counted
+    given: int | None
     started: float
     taken: float
 

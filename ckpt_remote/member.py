@@ -10,19 +10,26 @@ that starts from what it has found itself, or proves to be alive.
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ckpt_remote.attendance import Attendance
+from ckpt_remote.attendance import Attendance, Relation
 from ckpt_remote.ballot import Failure, Plan
 from ckpt_remote.origin import Attempt, new_attempt
 from ckpt_remote.state import State
-from ckpt_remote.verdicts import AbandonedError, incomplete, not_begun, taken_over
+from ckpt_remote.verdicts import (
+    AbandonedError,
+    ahead,
+    behind,
+    in_vain,
+    incomplete,
+    not_begun,
+    taken_over,
+    too_early,
+)
 from ckpt_remote.workers import Workers
 
 __all__ = ["Member", "require_same_save"]
 
 # Seconds in which a leader whose last save failed is expected to begin the next, where this worker has begun it.
 _STALE = 3.0
-# What a worker says of a save that has ended here without an error, as by Ctrl-C.
-_NO_EXCUSE = Failure("IncompleteError", "A worker has broken this save off. Nothing was published.")
 
 
 @dataclass(slots=True)
@@ -39,10 +46,12 @@ class Member:
         attendance: Which of the leader's saves it is at.
         counter: The leader's save counter, once it is known in a save.
         seen: The attempts that are over for it.
+        unsaid: Those in which it has failed and could not say so.
         strangers: By session, the first attempt seen of leaders that may be dead.
         overtaken: How many calls on end have found only that a save had failed because this worker had not come.
         takes_part: Whether it has begun to take part in the save that it is at.
-        excuse: Why the last save that it has begun without a plan failed here.
+        excuse: Why the last save that it has begun without a plan failed here, if it can tell.
+        has_met: Whether all have waited for their saves since the last.
         identity: The attempt that it has joined last, by number, and whose seals its objects get there.
     """
 
@@ -54,39 +63,51 @@ class Member:
     session: str | None = None
     counter: int | None = None
     seen: set[str] = field(default_factory=set)
+    unsaid: set[str] = field(default_factory=set)
     strangers: dict[str, str] = field(default_factory=dict)
     overtaken: int = 0
     takes_part: bool = False
-    excuse: Failure = _NO_EXCUSE
+    excuse: Failure | None = None
+    has_met: bool = False
     identity: tuple[str, Attempt] | None = None
     attendance: Attendance = field(init=False)
 
     def __post_init__(self) -> None:
-        self.attendance = Attendance(self.workers)
+        self.attendance = Attendance(self.workers.rank)
 
-    def begin(self, now: float) -> None:
-        """Says that it begins to save."""
+    def begin(self, *, is_behind: bool) -> None:
+        """Says that it begins to save, and whether training goes on meanwhile."""
         self.takes_part, self.counter = False, None
-        self.attendance.begin(now)
+        self.attendance.begin(is_strict=is_behind and not self.has_met)
+        self.has_met = False
 
-    def verdict(self, plan: Plan, now: float) -> Literal["follow", "wait", "refuse"]:
+    def meet(self) -> None:
+        """Says that all have waited for their saves."""
+        self.has_met = True
+
+    def verdict(self, plan: Plan) -> Literal["follow", "wait", "refuse"]:
         """What to do about a plan: take it for the one of this save, wait for another, or say no to it.
 
         Raises:
             AbandonedError: Another job has taken the directory over, or the leader has given this save up.
         """
         if self.session is None:
-            if plan.status == "over" or not self._may_follow(plan):
-                return "wait"
+            if not self._may_follow(plan):
+                return "refuse" if self._is_too_early(plan) else "wait"
         elif plan.session != self.session:
             raise taken_over(self.url)
         if self.takes_part:
             require_same_save(plan, self.attendance.ordinal, self.url)
-        relation = self.attendance.relation(plan, now)
-        if relation == "missed" and plan.last is not None:
+            relation: Relation = "this"
+        else:
+            relation = self.attendance.relation(plan)
+        if relation == "missed":
             self._agree(plan.ordinal - 1)
-            raise AbandonedError(plan.last)
-        if plan.failure is None and plan.attempt.number in self.seen:
+            raise AbandonedError(plan.last) if plan.last is not None else behind(plan, self.workers, self.url)
+        if plan.attempt.number in self.unsaid and plan.failure is None:
+            return "refuse"
+        is_over = plan.failure is None or not (self.takes_part or self.session is None)
+        if plan.attempt.number in self.seen and is_over:
             return "wait"
         if relation == "before":  # so what it is of has failed here
             return "refuse" if plan.failure is None else "wait"
@@ -104,27 +125,42 @@ class Member:
         self.takes_part = True
         self._agree(plan.ordinal)
 
-    def patience(self, failed: Plan) -> float:
+    def objection(self, plan: Plan) -> Failure:
+        """Why it says no to a plan that is none of this save."""
+        if self.session is None and self._is_too_early(plan):
+            return too_early(self.workers, self.url).failure
+        return self.excuse or ahead(plan, self.attendance.number, self.workers, self.url).failure
+
+    def patience(self) -> float:
         """Seconds for which it waits for another plan than one that had failed before it looked.
 
         That may be of a save that this worker left out: then the next one is near. If it is not, the two may miss each
         other again, so the next time it waits longer.
         """
-        is_known = failed.attempt.number in self.seen or self.session is None or self.takes_part
-        return 0.0 if is_known else min(_STALE * 2**self.overtaken, self.workers.timeout)
+        is_its_own = self.session is None or self.takes_part
+        return 0.0 if is_its_own else min(_STALE * 2**self.overtaken, self.workers.timeout)
 
     def _agree(self, ordinal: int) -> None:
         self.attendance.agree(ordinal)
-        self.excuse = _NO_EXCUSE
+        self.excuse = None
 
     def _may_follow(self, plan: Plan) -> bool:
         """Whether a plan is one of this worker's job.
 
         That is, starts from what this worker has found; or, where this worker came when the leader had begun already,
         is by one that has published nothing, and is alive: of the dead there may be a plan, and it may come up late,
-        but no second one follows.
+        but no second one follows, and no answer.
         """
-        return self._is_ours(plan) and (plan.since == self.since or (plan.is_first and self._is_alive(plan)))
+        if not self._is_ours(plan):
+            return False
+        if plan.failure is not None and plan.attempt.number in self.seen:
+            return True  # the answer to this worker's objection
+        return plan.status != "over" and (plan.since == self.since or (plan.is_first and self._is_alive(plan)))
+
+    def _is_too_early(self, plan: Plan) -> bool:
+        """Whether a leader of its job had begun before this worker's manager was made, or a dead one has left that."""
+        is_new = plan.failure is None and plan.attempt.number not in self.seen
+        return self._is_ours(plan) and plan.is_first and is_new and plan.since != self.since
 
     def note(self, plan: Plan) -> str:
         """The first attempt of its leader that this worker has seen."""
@@ -135,10 +171,13 @@ class Member:
         record = None if state is None else state.record
         return self.session is not None and record is not None and record.epoch > self.epoch
 
-    def give_up(self, plan: Plan | None, state: State | None, now: float) -> AbandonedError:
+    def give_up(self, plan: Plan | None, state: State | None) -> AbandonedError:
         """Why its leader has not come."""
         if not self.takes_part:
-            self.attendance.give_up(now)
+            self.attendance.in_vain += 1
+            self.excuse = in_vain(self.workers, self.url).failure
+        if self.session is not None and plan is not None and plan.number not in {None, self.attendance.number}:
+            return ahead(plan, self.attendance.number, self.workers, self.url)
         if self.session is None and plan is not None and self._is_ours(plan) and self._is_alive(plan):
             return not_begun(self.workers, self.url, is_late=not plan.is_first)
         if self.session is None and state is not None and state.latest != self.latest:

@@ -73,12 +73,12 @@ def find_plan(member: Member) -> Flow[Plan]:
     while True:
         found, state = yield GetAll((PLAN, STATE))
         plan = _plan(found, member.url)
-        verdict = "wait" if plan is None else member.verdict(plan, now)
+        verdict = "wait" if plan is None else member.verdict(plan)
         if plan is not None and verdict == "refuse":
-            yield from object_to(plan, member.excuse, member)
+            yield from object_to(plan, member.objection(plan), member)
         if plan is not None and verdict == "follow":
             if now == start and plan.failure is not None:
-                stale, patience = plan.attempt.number, member.patience(plan)
+                stale, patience = plan.attempt.number, member.patience()
             is_stale = plan.attempt.number == stale
             if not is_stale or now - start >= patience:
                 is_missed = is_stale and plan.failure is not None and member.workers.rank in plan.failure.absent
@@ -91,7 +91,7 @@ def find_plan(member: Member) -> Flow[Plan]:
             if member.has_lost_to(known):
                 raise taken_over(member.url)
             if waited > member.workers.timeout:
-                raise member.give_up(plan, known, now)
+                raise member.give_up(plan, known)
         if reminders.is_due(waited):
             _log.warning(
                 "Worker %d has waited %.0f seconds for worker 0 to begin to save to %s, of %.0f at most",
@@ -182,16 +182,17 @@ def object_to(plan: Plan, failure: Failure, member: Member) -> Flow[None]:
     Raises:
         AbandonedError: Another process acts as this worker.
     """
+    member.seen.add(plan.attempt.number)
     try:
         yield from join(plan, member)
         yield from answer(plan, Part(failure=failure), member)
     except SupersededError:
         return
     except StoreError as error:
-        member.seen.discard(plan.attempt.number)
+        member.unsaid.add(plan.attempt.number)
         _log.info("Worker %d could not say that it has failed, and will try again: %s", member.workers.rank, error)
     else:
-        member.seen.add(plan.attempt.number)
+        member.unsaid.discard(plan.attempt.number)
 
 
 def vote(plan: Plan, part: Part, member: Member) -> Flow[None]:

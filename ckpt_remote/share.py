@@ -89,14 +89,14 @@ class Save:
     Attributes:
         path: The prefix of the checkpoint.
         counter: The save counter.
-        is_numbered: Whether the caller has said the number, which is the counter otherwise.
+        number: What the caller numbers it; None if that is the counter.
         tensors: What this worker has.
         write: Writes a share.
     """
 
     path: str
     counter: int = 0
-    is_numbered: bool = True
+    number: int | None = None
     tensors: Sequence[Tensor]
     write: Write
 

@@ -16,10 +16,14 @@ __all__ = [
     "OccupiedError",
     "SupersededError",
     "ToldError",
+    "ahead",
+    "behind",
+    "in_vain",
     "incomplete",
     "not_begun",
     "overtaken",
     "taken_over",
+    "too_early",
     "twice",
     "vanished",
 ]
@@ -76,6 +80,46 @@ def overtaken(plan: Plan, url: str) -> AbandonedError:
     return incomplete(
         f"Cannot save {url}/{plan.path}: the state was written otherwise before it could be, so nothing of it was "
         "published. Worker 0 has given it up, or another job has taken the directory over. See what worker 0 says."
+    )
+
+
+def ahead(plan: Plan, number: int | None, workers: Workers, url: str) -> AbandonedError:
+    """This worker is past that save."""
+    at = "a later save" if number is None else f"number {number}"
+    return AbandonedError(
+        Failure(
+            "ValueError",
+            f"Cannot save {url}/{plan.path}: worker {workers.rank} is at {at} already. Nothing was published. Call "
+            "save() on every worker at the same steps, with the same number.",
+        )
+    )
+
+
+def behind(plan: Plan, workers: Workers, url: str) -> AbandonedError:
+    """The leader is past this worker's save."""
+    return AbandonedError(
+        Failure(
+            "ValueError",
+            f"Worker {workers.rank} comes too late: the leader is at {url}/{plan.path} already. Nothing was published. "
+            "Call save() on every worker at the same steps, with the same number.",
+        )
+    )
+
+
+def in_vain(workers: Workers, url: str) -> AbandonedError:
+    """This worker has given that save up."""
+    return incomplete(
+        f"Worker {workers.rank} had waited for this save to {url} to begin for {workers.timeout:.0f} seconds, and gone "
+        "on. Nothing was published. Workers(timeout=...) sets how long to wait."
+    )
+
+
+def too_early(workers: Workers, url: str) -> AbandonedError:
+    """The leader has begun before this worker's manager was made."""
+    return incomplete(
+        f"Worker {workers.rank} made its manager when worker 0 had begun to save to {url} already, so it is not in "
+        "that save, and nothing was published; it is in the next. Make the managers on all workers before worker 0 "
+        "first saves: a barrier does it."
     )
 
 

@@ -1,109 +1,89 @@
 """Of which of the leader's saves a plan is, seen from a worker's."""
 
 import pytest
-from support.meeting import TIMEOUT, plan
+from support.meeting import plan
 
 from ckpt_remote.attendance import Attendance
 from ckpt_remote.ballot import Failure
-from ckpt_remote.workers import Workers
 
 REFUSED = Failure("StoreError", "Worker 0: 403")
+MISSED = Failure("IncompleteError", "worker 1 has not come", absent=(1,))
 
 
-def attendance(*, ordinal=4, begun=1, at=1000.0, ended=990.0):
+def attendance(*, begun=1, is_strict=False, number=None, former=None):
     """What worker 1 knows when it begins to save, and was in the leader's fourth save last."""
-    found = Attendance(Workers(1, 3, timeout=TIMEOUT))
-    found.agree(ordinal)
-    found.end(ended)
+    found = Attendance(1)
+    found.agree(4)
     for _ in range(begun):
-        found.begin(at)
+        found.begin(is_strict=is_strict)
+    found.number, found.former = number, former
     return found
 
 
-def missed_by(*ranks):
-    return Failure("IncompleteError", "a worker has not come", absent=ranks)
-
-
+@pytest.mark.parametrize("is_strict", [True, False])
 @pytest.mark.parametrize(
     ("ordinal", "last", "expected"),
-    [
-        (4, None, "before"),
-        (5, None, "this"),
-        (5, REFUSED, "this"),
-        (6, None, "this"),
-        (6, REFUSED, "missed"),
-        (6, missed_by(2), "missed"),
-        (7, REFUSED, "this"),
-    ],
+    [(4, None, "before"), (5, None, "this"), (5, REFUSED, "this"), (5, MISSED, "this"), (6, REFUSED, "missed")],
     ids=str,
 )
-def test_both_count_alike(ordinal, last, expected):
-    assert expected == attendance().relation(plan(ordinal=ordinal, last=last), 1001.0)
+def test_equal_counts_are_equal_saves(ordinal, last, expected, is_strict):
+    assert expected == attendance(is_strict=is_strict).relation(plan(ordinal=ordinal, last=last))
 
 
 def test_what_failed_here_before_there_was_a_plan_counts():
     found = attendance(begun=3)
 
-    assert ["before", "before", "this"] == [found.relation(plan(ordinal=ordinal), 1001.0) for ordinal in (5, 6, 7)]
+    assert ["before", "before", "this"] == [found.relation(plan(ordinal=ordinal)) for ordinal in (5, 6, 7)]
 
 
 def test_a_worker_counts_from_the_last_save_that_is_known():
     found = attendance(begun=3)
     found.agree(9)
-    found.begin(1010.0)
+    found.begin(is_strict=False)
 
-    assert ["before", "this"] == [found.relation(plan(ordinal=ordinal), 1011.0) for ordinal in (9, 10)]
-
-
-@pytest.mark.parametrize(
-    ("ended", "now", "expected"),
-    [(899.0, 1001.0, "this"), (901.0, 1001.0, "missed"), (899.0, 1101.0, "missed")],
-    ids=["was in no save meanwhile", "was in one", "is in one that long"],
-)
-def test_who_was_missed_has_left_the_save_out_if_it_was_in_no_save_meanwhile(ended, now, expected):
-    assert expected == attendance(ended=ended).relation(plan(ordinal=6, last=missed_by(1)), now)
+    assert ["before", "this"] == [found.relation(plan(ordinal=ordinal)) for ordinal in (9, 10)]
 
 
-def test_who_begins_for_the_first_time_can_have_left_saves_out():
-    found = Attendance(Workers(1, 3, timeout=TIMEOUT))
-    found.begin(5.0)
-
-    assert "this" == found.relation(plan(ordinal=2, last=missed_by(1, 2)), 6.0)
-    assert "missed" == found.relation(plan(ordinal=2, last=REFUSED), 6.0)
+@pytest.mark.parametrize(("is_strict", "expected"), [(False, "this"), (True, "missed")])
+def test_who_was_missed_has_left_the_save_out_unless_it_may_only_be_late(is_strict, expected):
+    assert expected == attendance(is_strict=is_strict).relation(plan(ordinal=6, last=MISSED))
 
 
-def waited_in_vain(*, times=1):
-    found = attendance(begun=0)
-    for number in range(times):
-        found.begin(1000.0 + 110.0 * number)
-        found.give_up(1100.0 + 110.0 * number)
-        found.end(1100.0 + 110.0 * number)
-    found.begin(1110.0 + 110.0 * times)
-    return found
+@pytest.mark.parametrize(("is_strict", "expected"), [(False, "this"), (True, "before")])
+def test_a_leader_that_did_not_come_has_left_the_save_out_unless_it_may_only_be_late(is_strict, expected):
+    found = attendance(begun=2, is_strict=is_strict)
+    found.in_vain = 1
+
+    assert [expected, "this"] == [found.relation(plan(ordinal=ordinal)) for ordinal in (5, 6)]
+    assert "before" == found.relation(plan(ordinal=4))
 
 
 @pytest.mark.parametrize(
-    ("idle", "preparation", "expected"),
-    [(None, 1.0, "this"), (100.0, 1.0, "this"), (99.0, 1.0, "before"), (999.0, 121.0, "before")],
-    ids=["never saved before", "was in no save meanwhile", "was in the one before", "was in this one"],
+    ("theirs", "own", "expected"),
+    [
+        ((40, 30), (40, 30), "this"),
+        ((40, 30), (40, 20), "this"),
+        ((30, 20), (40, 20), "before"),
+        ((30, 20), (40, 30), "before"),
+        ((40, 30), (30, 20), "missed"),
+        ((50, 30), (40, 30), "this"),
+        ((7, None), (8, None), "this"),
+        ((8, None), (7, None), "this"),
+        ((7, 70), (8, 70), "this"),
+    ],
+    ids=str,
 )
-def test_a_leader_that_did_not_come_has_left_the_save_out_if_it_was_in_no_save_meanwhile(idle, preparation, expected):
-    shown = plan(ordinal=5, idle=idle, preparation=preparation)
+def test_numbers_that_grow_tell_whatever_the_counts_say(theirs, own, expected):
+    found = attendance(is_strict=True, number=own[0], former=own[1])
 
-    assert expected == waited_in_vain().relation(shown, 1221.0)
-
-
-def test_what_has_not_been_left_out_counts_though_nobody_came():
-    """The leader's has failed before it could show a plan."""
-    found = waited_in_vain()
-
-    assert "this" == found.relation(plan(ordinal=6, idle=1.0, last=REFUSED), 1221.0)
-    assert "missed" == found.relation(plan(ordinal=7, idle=1.0, last=REFUSED), 1221.0)
+    assert {expected} == {
+        found.relation(plan(ordinal=ordinal, number=theirs[0], former=theirs[1], last=REFUSED)) for ordinal in range(9)
+    }
 
 
-def test_a_leader_can_leave_several_out():
-    found = waited_in_vain(times=2)
+def test_a_number_that_is_used_again_and_again_tells_nothing():
+    found = attendance(number=1, former=1)
 
-    assert "this" == found.relation(plan(ordinal=5, idle=210.0), 1331.0)
-    assert "before" == found.relation(plan(ordinal=5, idle=200.0), 1331.0)
-    assert "before" == found.relation(plan(ordinal=4, idle=999.0), 1331.0)
+    assert ["before", "this", "missed"] == [
+        found.relation(plan(ordinal=ordinal, number=1, former=1, last=REFUSED)) for ordinal in (4, 5, 6)
+    ]

@@ -100,11 +100,11 @@ CURRENT = []
 
 
 def a_plan_of_another_job_is_joined(monkeypatch):
-    def careless(self, plan, now):
+    def careless(self, plan):
         named = dataclasses.replace(plan, job=self.workers.job)
         if self.session is None:
             named = dataclasses.replace(named, since=self.since)
-        return real(self, named, now)
+        return real(self, named)
 
     real = member.Member.verdict
     monkeypatch.setattr(member.Member, "verdict", careless)
@@ -156,8 +156,8 @@ def a_failure_that_nobody_saw_is_not_told(monkeypatch):
 
 
 def take_for_this(monkeypatch, relation):
-    def careless(self, plan, now):
-        found = real(self, plan, now)
+    def careless(self, plan):
+        found = real(self, plan)
         return "this" if found == relation else found
 
     real = attendance.Attendance.relation
@@ -178,7 +178,7 @@ MUTANTS: list[tuple[Mutant, dict[str, object]]] = [
     (workers_take_back_what_an_index_may_name, RIVALS),
     (all_workers_use_the_seal_of_the_plan, RIVALS),
     (a_plan_of_another_job_is_joined, RIVALS),
-    (a_fenced_leader_shows_its_plan, SLEEPY),
+    (a_fenced_leader_shows_its_plan, RIVALS),
     (what_all_have_is_not_compared, RIVALS),
     (copies_that_have_drifted_count, RIVALS),
     (the_state_is_not_asked_what_became_of_a_plan_that_is_gone, RIVALS),

@@ -27,19 +27,51 @@ REFUSED = Failure("StoreError", "Worker 0: 403")
     ids=str,
 )
 def test_who_is_new_follows_who_starts_from_what_it_has_found_itself(changes, verdict):
-    assert verdict == member().verdict(plan(**changes), 0.0)
+    assert verdict == member().verdict(plan(**changes))
 
 
 def test_who_is_new_follows_another_that_has_published_nothing_and_shows_a_second_plan():
     me, left = member(since="a later state"), plan(is_first=True)
+    assert "refuse" == me.verdict(left)
+    me.seen.add(left.attempt.number)
 
-    assert ["wait", "wait"] == [me.verdict(left, 0.0), me.verdict(left, 1.0)]
-    assert "follow" == me.verdict(replace(left, attempt=new_attempt(TERM, 2)), 2.0)
+    assert ["wait", "wait"] == [me.verdict(left), me.verdict(left)]
+    assert "follow" == me.verdict(replace(left, attempt=new_attempt(TERM, 2)))
+
+
+def test_who_has_objected_to_a_plan_and_is_answered_knows_that_its_leader_is_alive():
+    me, left = member(since="a later state"), plan(is_first=True)
+    answer = replace(left, status="over", failure=REFUSED)
+    assert "wait" == me.verdict(answer)
+    me.seen.add(left.attempt.number)
+
+    assert "follow" == me.verdict(answer)
+
+
+def test_a_no_that_could_not_be_said_is_said_as_long_as_the_plan_stands():
+    me, shown = member(session="5e55"), plan()
+    me.seen.add(shown.attempt.number)
+    me.unsaid.add(shown.attempt.number)
+
+    assert "refuse" == me.verdict(shown)
+    assert "wait" == me.verdict(replace(shown, failure=REFUSED))
+
+
+def test_a_save_behind_training_counts_strictly_until_all_have_waited_for_theirs():
+    me, strict = member(), []
+    for is_behind in (True, True, False):
+        me.begin(is_behind=is_behind)
+        strict.append(me.attendance.is_strict)
+        if len(strict) == 1:
+            me.meet()
+    me.begin(is_behind=True)
+
+    assert [True, False, False, True] == [*strict, me.attendance.is_strict]
 
 
 def test_who_has_joined_a_leader_follows_no_other():
     with pytest.raises(AbandonedError) as raised:
-        member(session="5e55").verdict(plan(session="new"), 0.0)
+        member(session="5e55").verdict(plan(session="new"))
 
     assert "ConflictError" == raised.value.failure.kind
 
@@ -47,7 +79,7 @@ def test_who_has_joined_a_leader_follows_no_other():
 @pytest.mark.parametrize(
     ("ordinal", "failure", "is_seen", "verdict"),
     [
-        (5, None, False, "follow"), (5, None, True, "wait"), (5, REFUSED, True, "follow"),
+        (5, None, False, "follow"), (5, None, True, "wait"), (5, REFUSED, True, "wait"),
         (4, None, False, "refuse"), (4, None, True, "wait"), (4, REFUSED, False, "wait"),
     ],
 )  # fmt: skip
@@ -56,17 +88,17 @@ def test_a_plan_of_this_save_is_followed_and_an_older_one_refused_once(ordinal, 
     if is_seen:
         me.seen.add(shown.attempt.number)
 
-    assert verdict == me.verdict(shown, 0.0)
+    assert verdict == me.verdict(shown)
 
 
 def test_who_takes_part_in_a_save_takes_no_plan_of_another_for_it():
     me = member(session="5e55", ordinal=4)
     me.accept(plan(ordinal=5))
 
-    assert "follow" == me.verdict(plan(ordinal=5, attempt=new_attempt(TERM, 2)), 0.0)
+    assert "follow" == me.verdict(plan(ordinal=5, attempt=new_attempt(TERM, 2)))
     for last, kind in ((REFUSED, "StoreError"), (None, "IncompleteError")):
         with pytest.raises(AbandonedError) as raised:
-            me.verdict(plan(ordinal=6, last=last), 0.0)
+            me.verdict(plan(ordinal=6, last=last))
         assert kind == raised.value.failure.kind
 
 
@@ -110,10 +142,10 @@ def test_who_gives_up_says_why_as_far_as_it_can_tell(joined, shown, latest, kind
     me = member()
     if joined:
         me.accept(plan())
-        me.begin(1.0)
+        me.begin(is_behind=False)
     if shown is not None:
         me.note(replace(shown, attempt=new_attempt(TERM, 1)))
-    failure = me.give_up(shown, state(latest=latest), 9.0).failure
+    failure = me.give_up(shown, state(latest=latest)).failure
 
     assert kind == failure.kind
     assert text in failure.message

@@ -62,6 +62,7 @@ def test_who_is_new_takes_no_plan_that_may_be_of_another_job_or_save(world, othe
 def test_an_attempt_that_is_over_is_not_found_again_unless_it_says_why(world):
     first = plan()
     me = member(session="5e55", seen={first.attempt.number})
+    me.accept(first)
     world.show(first)
     world.at(10.0, world.show, failed := replace(first, failure=Failure("ValueError", "because")))
 
@@ -101,7 +102,7 @@ def test_the_claim_of_its_own_leader_is_not_anothers(world):
     world.claim(1)
     world.show(plan(epoch=1))
     world.run(find_plan(me))
-    me.begin(world.now)
+    me.begin(is_behind=False)
     world.remove(PLAN)
 
     assert "IncompleteError" == failure_of(world, find_plan(me)).kind
@@ -119,7 +120,7 @@ def test_a_claim_between_the_leaders_and_its_plan_is_anothers(world):
     world.claim(2)
     world.show(plan(epoch=1))
     world.run(find_plan(me))
-    me.begin(world.now)
+    me.begin(is_behind=False)
     world.remove(PLAN)
 
     assert "ConflictError" == failure_of(world, find_plan(me)).kind
@@ -165,7 +166,7 @@ def test_whoever_has_left_saves_out_follows_the_leader_in_the_next(world):
         world.show(shown := plan(ordinal=ordinal, attempt=new_attempt(TERM, ordinal)))
 
         assert shown == world.run(find_plan(me))
-        me.begin(world.now)
+        me.begin(is_behind=False)
 
 
 def test_a_save_that_a_worker_has_taken_part_in_is_not_taken_for_the_next(world):
@@ -202,7 +203,7 @@ def test_who_finds_that_it_was_missed_again_and_again_waits_longer_each_time(abs
         world.show(plan(ordinal=ordinal, status="over", failure=Failure("IncompleteError", "late", absent=absent)))
         begun = world.now
         world.run(find_plan(me))
-        me.begin(world.now)
+        me.begin(is_behind=False)
 
         assert expected <= world.now - begun < expected + 1.1
 
@@ -210,7 +211,7 @@ def test_who_finds_that_it_was_missed_again_and_again_waits_longer_each_time(abs
 def test_a_failure_of_a_save_that_has_failed_here_too_is_not_told_again(world):
     """The store refused this worker, which went on, before the leader could say that it was refused, too."""
     me = member(session="5e55", ordinal=2)
-    me.begin(world.now)
+    me.begin(is_behind=False)
     failed = plan(ordinal=3, status="over", failure=Failure("StoreError", "403"))
     world.at(5.0, world.show, failed)
     world.at(9.0, world.show, shown := plan(ordinal=4, attempt=new_attempt(TERM, 4)))
@@ -230,7 +231,7 @@ def what_it_said(world, plan):
 def test_a_plan_of_a_save_that_has_failed_here_is_told_so_and_the_next_one_followed(world):
     me = member(session="5e55", ordinal=2)
     me.excuse = Failure("StoreError", "Worker 1: 403")
-    me.begin(world.now)
+    me.begin(is_behind=False)
     world.show(left := plan(ordinal=3))
     world.at(9.0, world.show, shown := plan(ordinal=4, attempt=new_attempt(TERM, 4)))
 
@@ -241,14 +242,14 @@ def test_a_plan_of_a_save_that_has_failed_here_is_told_so_and_the_next_one_follo
 
 def test_so_is_every_attempt_at_it(world):
     me = member(session="5e55", ordinal=2)
-    me.begin(world.now)
+    me.begin(is_behind=False)
     attempts = [plan(ordinal=3), plan(ordinal=3, attempt=new_attempt(TERM, 2))]
     world.show(attempts[0])
     world.at(5.0, world.show, attempts[1])
     world.at(9.0, world.show, shown := plan(ordinal=4, attempt=new_attempt(TERM, 4)))
 
     assert shown == world.run(find_plan(me))
-    assert {"IncompleteError"} == {what_it_said(world, attempt).kind for attempt in attempts}
+    assert {"ValueError"} == {what_it_said(world, attempt).kind for attempt in attempts}
 
 
 def test_a_no_that_does_not_arrive_is_said_when_the_plan_is_seen_again(world):
@@ -259,7 +260,7 @@ def test_a_no_that_does_not_arrive_is_said_when_the_plan_is_seen_again(world):
     world.run(object_to(shown, failure := Failure("StoreError", "Worker 1: 403"), me))
     assert what_it_said(world, shown) is None
     me.excuse = failure
-    me.begin(world.now)
+    me.begin(is_behind=False)
     world.at(9.0, world.show, following := plan(ordinal=2, attempt=new_attempt(TERM, 2)))
 
     assert following == world.run(find_plan(me))
@@ -271,7 +272,7 @@ def test_a_save_that_failed_at_the_leader_unseen_is_told_by_the_plan_of_the_next
     shown = plan(ordinal=4, last=Failure("StoreError", "Worker 0: 403"))
     world.show(shown)
     assert Failure("StoreError", "Worker 0: 403") == failure_of(world, find_plan(me))
-    me.begin(world.now)
+    me.begin(is_behind=False)
 
     assert shown == world.run(find_plan(me))
 
@@ -283,48 +284,58 @@ def test_who_is_told_that_it_was_missed_left_that_save_out_and_is_at_the_next(wo
     assert shown == world.run(find_plan(member(session="5e55", ordinal=2)))
 
 
-def waited_in_vain(world):
+def test_who_waited_in_vain_votes_down_what_comes_after_all_if_it_may_be_a_step_ahead(world):
+    me = member(session="5e55", ordinal=2, is_behind=True)
+    failure_of(world, find_plan(me))
+    me.begin(is_behind=True)
+    world.show(late := plan(ordinal=3))
+    world.at(world.now + 9.0, world.show, shown := plan(ordinal=4, attempt=new_attempt(TERM, 4)))
+
+    assert shown == world.run(find_plan(me))
+    assert "Worker 1 had waited for this save" in what_it_said(world, late).message
+
+
+def test_a_leader_that_has_left_a_save_out_is_followed_in_the_next(world):
     me = member(session="5e55", ordinal=2)
     failure_of(world, find_plan(me))
-    me.attendance.end(world.now)
-    world.now += 10
-    me.begin(world.now)
-    return me
-
-
-@pytest.mark.parametrize("changes", [{"ordinal": 3, "idle": 999.0}, {"ordinal": 4}], ids=["left out", "failed"])
-def test_who_waited_in_vain_follows_whatever_is_next(changes, world):
-    """The leader has left the save out, or failed before it could say so."""
-    me = waited_in_vain(world)
-    world.show(shown := plan(**changes, last=Failure("StoreError", "Worker 0: 403")))
+    me.begin(is_behind=False)
+    world.show(shown := plan(ordinal=3))
 
     assert shown == world.run(find_plan(me))
 
 
-def test_what_the_leader_was_busy_with_when_this_worker_gave_up_is_told_so(world):
-    me = waited_in_vain(world)
-    world.show(late := plan(ordinal=3, idle=5.0, preparation=1.0))
-    world.at(world.now + 9.0, world.show, shown := plan(ordinal=4, attempt=new_attempt(TERM, 4)))
+def test_who_has_left_a_number_out_says_so_and_waits_for_its_own(world):
+    me = member(session="5e55", ordinal=2)
+    me.attendance.number, me.attendance.former = 40, 20
+    world.show(left := plan(ordinal=3, number=30, former=20))
+    world.at(9.0, world.show, shown := plan(ordinal=4, number=40, former=30, attempt=new_attempt(TERM, 4)))
 
     assert shown == world.run(find_plan(me))
-    assert "IncompleteError" == what_it_said(world, late).kind
+    assert "worker 1 is at number 40 already" in what_it_said(world, left).message
 
 
-def test_who_waited_in_vain_is_told_what_both_have_begun_since_and_failed(world):
-    me = waited_in_vain(world)
-    world.show(plan(ordinal=5, last=Failure("StoreError", "Worker 0: 403")))
-
-    assert "StoreError" == failure_of(world, find_plan(me)).kind
-
-
-def test_who_waited_in_vain_and_then_failed_says_so(world):
-    me = waited_in_vain(world)
-    me.begin(world.now)
-    world.show(left := plan(ordinal=3))
-    world.at(world.now + 9.0, world.show, shown := plan(ordinal=4, attempt=new_attempt(TERM, 4)))
+def test_who_comes_too_late_for_its_number_is_told_and_the_plan_waits_for_it(world):
+    me = member(session="5e55", ordinal=2)
+    me.attendance.number, me.attendance.former = 30, 20
+    world.show(shown := plan(ordinal=4, number=40, former=30))
+    failure = failure_of(world, find_plan(me))
+    assert ("ValueError", None) == (failure.kind, what_it_said(world, shown))
+    me.begin(is_behind=False)
+    me.attendance.number = 40
 
     assert shown == world.run(find_plan(me))
-    assert "IncompleteError" == what_it_said(world, left).kind
+
+
+def test_who_makes_its_manager_when_the_first_save_has_begun_says_so_and_both_know_at_once(world):
+    """If the leader is dead, nobody answers, and its own may come yet."""
+    me = member(since="a claimed state")
+    world.show(shown := plan(is_first=True))
+    answer = replace(shown, status="over", failure=Failure("IncompleteError", "it said so"))
+    world.at(5.0, world.show, answer)
+
+    assert answer == world.run(find_plan(me))
+    assert world.now < 6
+    assert "made its manager when worker 0 had begun" in what_it_said(world, shown).message
 
 
 def test_a_failure_that_comes_while_one_looks_is_told_at_once(world):
@@ -343,7 +354,7 @@ def test_who_comes_late_follows_a_leader_that_proves_to_be_alive(before, world):
     world.show(left) if before else world.at(5.0, world.show, left)
     world.run(look_around(me))
     assert "IncompleteError" == failure_of(world, find_plan(me)).kind
-    me.begin(world.now)
+    me.begin(is_behind=False)
     world.show(shown := plan(is_first=True, ordinal=2, attempt=new_attempt(TERM, 2)))
 
     assert shown == world.run(find_plan(me))

@@ -31,7 +31,6 @@ from support.schedules import URL, Actor, BrokenPromiseError, Faults, World
 __all__ = ["Crews"]
 
 UINT8 = 4
-TIMEOUT = 40.0
 DRIFTED = 255
 """The mark of a copy that does not count."""
 FORGETFUL = 0.04
@@ -46,16 +45,17 @@ class Job:
         name: Tells it from every other job.
         size: How many.
         named: Whether its workers know that name; if not, only what they have tells them apart.
+        timeout: Seconds for which they wait for each other.
     """
 
-    def __init__(self, name, size, *, named):
-        self.name, self.size, self.named = name, size, named
+    def __init__(self, name, size, *, named, timeout):
+        self.name, self.size, self.named, self.timeout = name, size, named, timeout
         self.numbers = {}
         self.arrived = Counter()
         self.alive = size
 
     def workers(self, rank):
-        return Workers(rank, self.size, timeout=TIMEOUT, job=self.name if self.named else "")
+        return Workers(rank, self.size, timeout=self.timeout, job=self.name if self.named else "")
 
 
 class Crews(World):
@@ -70,6 +70,7 @@ class Crews(World):
     def __init__(self, seed, *, jobs=1, saves=3, faults=None):
         super().__init__(seed, managers=0, saves=saves, faults=faults or Faults(fail=0.06, crash=0.006, restarts=2))
         self.jobs = 0
+        self.timeout = self.chance.choice((3.0, 40.0))
         self.of = {}
         self.marks = {}
         self.sizes = {}
@@ -84,7 +85,7 @@ class Crews(World):
 
     def _begin_job(self):
         self.jobs += 1
-        job = Job(f"job {self.jobs}", self.chance.choice((2, 2, 3, 4)), named=self.named)
+        job = Job(f"job {self.jobs}", self.chance.choice((2, 2, 3, 4)), named=self.named, timeout=self.timeout)
         for rank in range(job.size):
             name = f"{job.name}, worker {rank}"
             self.of[name] = job
@@ -146,7 +147,9 @@ class Crews(World):
         path, stamp = f"ckpt-{number}", f"{job.name}.{turn}"
         tensors = self._tensors(stamp, rank)
         # Those behind training are told the leader's number, so that it does not give away whose save they are in.
-        save = Save(path=path, counter=number, is_numbered=not self.behind, tensors=tensors, write=self._write)
+        given = None if self.behind else number
+        save = Save(path=path, counter=number, number=given, tensors=tensors, write=self._write)
+        me.begin(number) if rank == 0 else me.begin(is_behind=self.behind)
         self.sizes[self.marks[stamp]] = SIZE * (2 + self.drifts + (job.size - 1 if self.own else 0))
         try:
             if rank == 0:

@@ -39,11 +39,11 @@ def plan(**named):
     })  # fmt: skip
 
 
-def member(rank=1, ordinal=0, **named):
+def member(rank=1, ordinal=0, *, is_behind=False, **named):
     """A worker that begins to save, and has been in that save of the leader's before."""
     me = Member(Workers(rank, 3, timeout=TIMEOUT, job="job"), URL, **named)
     me.attendance.agree(ordinal)
-    me.begin(0.0)
+    me.begin(is_behind=is_behind)
     return me
 
 
