@@ -217,7 +217,7 @@ class _Attempts:
             yield from create(plan.layout_key, (encode_layout(layout),), plan.attempt)
         yield from _put_up(self.me, plan, target.guard)
         share = share_of(plan, layout, 0, self.save, plan.attempt)
-        written, votes = yield from self._write(plan, share, target.guard)
+        written, votes = yield from self._write(plan, share)
         created = dict(written.uploaded.created)
         try:
             parts = [index_of(share.shards, written.uploaded.checksums), *(yield from verify(plan, votes, self.me.url))]
@@ -232,12 +232,12 @@ class _Attempts:
             raise
         return (yield from self._publish(plan, merged, created, target))
 
-    def _write(self, plan: Plan, share: Share, guard: Version) -> Flow[tuple[Written, Votes]]:
+    def _write(self, plan: Plan, share: Share) -> Flow[tuple[Written, Votes]]:
         try:
             return (
                 yield from self.save.write(
                     share,
-                    lambda progress: _gather(self.me, self.known, plan, progress, guard),
+                    lambda progress: _gather(self.me, self.known, plan, progress),
                 )
             )
         except ConflictError as error:
@@ -318,13 +318,14 @@ def _ask(me: Leader, known: Directory, target: Target) -> Flow[tuple[Manifest, .
     yield from _put_up(me, plan, target.guard)
     idle = Progress()
     idle.finish(0.0)
-    votes = yield from _gather(me, known, plan, idle, target.guard)
+    votes = yield from _gather(me, known, plan, idle)
     return tuple(decode_manifest(votes[rank][0].manifest, path=plan.key("part", rank)) for rank in sorted(votes))
 
 
-def _gather(me: Leader, known: Directory, plan: Plan, progress: Progress, guard: Version) -> Flow[Votes]:
+def _gather(me: Leader, known: Directory, plan: Plan, progress: Progress) -> Flow[Votes]:
+    timeout, present = me.workers.timeout, me.present
     try:
-        return (yield from gather(plan, progress, guard, timeout=me.workers.timeout, present=me.present, url=me.url))
+        return (yield from gather(plan, progress, known.guard, timeout=timeout, present=present, url=me.url))
     except FencedError:
         known.fence()
         raise taken_over(me.url) from None

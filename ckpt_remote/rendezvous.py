@@ -206,19 +206,15 @@ def vote(plan: Plan, part: Part, member: Member) -> Flow[None]:
     try:
         yield from answer(plan, part, member)
     except StoreError as error:
-        yield from _withhold(plan, member.identify(plan), member, error)
+        yield from _withhold(plan, member, error)
 
 
-def _withhold(plan: Plan, attempt: Attempt, member: Member, failure: StoreError) -> Flow[None]:
+def _withhold(plan: Plan, member: Member, failure: StoreError) -> Flow[None]:
     """After a vote that nobody knows the fate of: sees to it that it is not cast, unless it was."""
-    key = plan.key("part", member.workers.rank)
-    no = Part(failure=Failure.of(failure, f"Worker {member.workers.rank}: ")).encode()
+    no = Part(failure=Failure.of(failure, f"Worker {member.workers.rank}: "))
     try:
-        try:
-            yield from create(key, (no,), attempt)
-        except ConflictError as error:
-            yield from _is_own("part", plan, attempt, member, error)
-        current: Object | None = yield Get(key)
+        yield from answer(plan, no, member)
+        current: Object | None = yield Get(plan.key("part", member.workers.rank))
         # The leader removes a vote that it has counted, but only once the checkpoint is visible.
         if _fate(plan, (yield Get(STATE)), member.url) == "visible":
             return
@@ -229,7 +225,7 @@ def _withhold(plan: Plan, attempt: Attempt, member: Member, failure: StoreError)
             "checkpoint or does not. Or restart the job: restore_or_initialize() takes it if it is there.",
             path=member.url,
         ) from error
-    if current is None or current.data[:-SEAL_SIZE] == no:
+    if current is None or current.data[:-SEAL_SIZE] == no.encode():
         raise failure
 
 

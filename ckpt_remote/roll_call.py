@@ -109,14 +109,15 @@ class _Roll:
     def look(self) -> Flow[None]:
         """Reads what those who are missing have said since, and whether the state is still the leader's."""
         keys = [(rank, self.plan.key("join", rank)) for rank in self.missing if rank not in self.joined]
-        state, *found = yield GetAll((STATE, *(key for _, key in keys)))
-        if state is None or state.version != self.guard:
-            raise FencedError
+        found = (yield GetAll(tuple(key for _, key in keys))) if keys else ()
         for (rank, key), read in zip(keys, found, strict=True):
             if read is not None:
                 self.joined[rank] = decode_join(read.data, key, path=f"{self.url}/{key}")
         keys = [(rank, self.plan.key("part", rank)) for rank in self.missing if rank in self.joined]
-        found = (yield GetAll(tuple(key for _, key in keys))) if keys else ()
+        # At the same time: when all have joined, each look is one wait for the store.
+        state, *found = yield GetAll((STATE, *(key for _, key in keys)))
+        if state is None or state.version != self.guard:
+            raise FencedError
         for (rank, key), read in zip(keys, found, strict=True):
             if read is not None:
                 self._count(rank, *decode_part(read.data, key, path=f"{self.url}/{key}"))

@@ -53,7 +53,7 @@ def the_leader_does_not_wait_for_everybody(monkeypatch):
 def a_vote_can_be_taken_back(monkeypatch):
     """Who gets no answer says that it failed, whatever the leader has made of its vote."""
 
-    def withhold(plan, attempt, member, failure):
+    def withhold(plan, member, failure):
         raise failure
         yield
 

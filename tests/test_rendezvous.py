@@ -96,16 +96,17 @@ def test_where_another_has_claimed_the_directory_and_shows_no_plan_that_is_told_
     assert 30 < world.now < 32
 
 
-def test_the_claim_of_its_own_leader_is_not_anothers(world):
+@pytest.mark.parametrize(("claims", "kind"), [(1, "IncompleteError"), (2, "ConflictError")])
+def test_the_claim_of_its_own_leader_is_not_anothers_and_one_between_that_and_its_plan_is(claims, kind, world):
     """Its manager was made before that claim; then the leader died."""
     me = member()
-    world.claim(1)
+    world.claim(claims)
     world.show(plan(epoch=1))
     world.run(find_plan(me))
     me.begin(is_behind=False)
     world.remove(PLAN)
 
-    assert "IncompleteError" == failure_of(world, find_plan(me)).kind
+    assert kind == failure_of(world, find_plan(me)).kind
 
 
 def test_who_has_followed_nobody_yet_takes_a_claim_for_that_of_its_own_leader_and_waits(world):
@@ -113,17 +114,6 @@ def test_who_has_followed_nobody_yet_takes_a_claim_for_that_of_its_own_leader_an
 
     assert "IncompleteError" == failure_of(world, find_plan(member(epoch=1))).kind
     assert TIMEOUT < world.now < TIMEOUT + 2
-
-
-def test_a_claim_between_the_leaders_and_its_plan_is_anothers(world):
-    me = member()
-    world.claim(2)
-    world.show(plan(epoch=1))
-    world.run(find_plan(me))
-    me.begin(is_behind=False)
-    world.remove(PLAN)
-
-    assert "ConflictError" == failure_of(world, find_plan(me)).kind
 
 
 @pytest.mark.parametrize(
