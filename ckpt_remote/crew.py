@@ -79,6 +79,11 @@ class Crew(abc.ABC):
         """Says that all workers have waited for their saves."""
 
     @property
+    def is_alone(self) -> bool:
+        """Whether no other worker saves with this one."""
+        return False
+
+    @property
     def owns(self) -> bool:
         """Whether the directory is this process's to change."""
         return True
@@ -129,6 +134,11 @@ class _Owner(Crew):
 
 class Alone(_Owner):
     """The only worker."""
+
+    @property
+    def is_alone(self) -> bool:
+        """As `Crew.is_alone`."""
+        return True
 
     def save(self, path: str, snapshot: Snapshot, *, counter: int, number: int | None) -> tuple[str, int]:
         """As `Crew.save`."""

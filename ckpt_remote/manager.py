@@ -1,22 +1,17 @@
 """`CheckpointManager`: `tf.train.CheckpointManager` for object stores.
 
     save()                                         restore(), restore_or_initialize()
-    ├── interval and numbering, as TensorFlow      ├── Directory.refresh    the state as it is now
-    ├── checkpoint.write     data, durable         └── checkpoint.restore   TensorFlow's own, from a checked copy
-    └── Directory.publish    visible; the retired deleted
+    └── Saving         waits for it, or does not   ├── Directory.load       the state as it is now
+        └── Crew.save  alone, or with others       └── checkpoint.restore   TensorFlow's own, from a checked copy
 
 What it promises is said at the class. Everything about bytes, stores and protocol is in the modules below.
 """
 
-import contextlib
 import dataclasses
-import inspect
 import logging
 import os
 import re
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -25,18 +20,16 @@ import tensorflow as tf
 from fsspec import AbstractFileSystem
 from typing_extensions import Self
 
-from ckpt_remote.background import Background
 from ckpt_remote.checkpoint import restore
 from ckpt_remote.crew import crew_of
 from ckpt_remote.directory import Directory, Retention
 from ckpt_remote.errors import CorruptError, NotFoundError
 from ckpt_remote.flow import Flow, run
-from ckpt_remote.numbering import SaveCounter, as_integer
+from ckpt_remote.numbering import Interval, as_integer
 from ckpt_remote.probe import CONTROL
-from ckpt_remote.progress import Saved, emit
 from ckpt_remote.recovery import restore_newest
+from ckpt_remote.saving import Saving
 from ckpt_remote.store import Retry, Store, open_store, split_url
-from ckpt_remote.tap import Snapshot, capture
 from ckpt_remote.workers import Workers
 
 __all__ = ["CheckpointManager"]
@@ -127,19 +120,14 @@ class CheckpointManager(tf.train.CheckpointManager):
         workers = workers or Workers.from_environment()
         _require_meaning(asynchronous, workers)
         self._target = checkpoint
-        self._asynchronous = asynchronous
         self._url = os.fspath(directory)
         self._name = checkpoint_name
-        self._step_counter = step_counter
-        self._interval = checkpoint_interval
         self._init_fn = init_fn
-        self._last_step = last_checkpoint_step
+        self._interval = Interval(checkpoint_interval, step_counter, last_checkpoint_step)
         self._open = lambda url: open_store(url, storage_options, filesystem)
         self._store = self._open(self._url)
         self._retry = Retry(dataclasses.replace(self._store.policy, deadline=_PATIENCE))
         self._store.url_of(f"{checkpoint_name}-1")  # a name that no object can have is refused now, not after an upload
-        self._lock = os.getpid(), threading.Lock()
-        self._background = Background(f"saving to {self._store.url}")
         self._known = Directory(self._store.url, (self._url,))
         self._workers = workers
         self._crew = crew_of(
@@ -150,8 +138,10 @@ class CheckpointManager(tf.train.CheckpointManager):
             name=checkpoint_name,
             retention=Retention(max_to_keep=max_to_keep, keep_checkpoint_every_n_hours=keep_checkpoint_every_n_hours),
         )
+        self._saving = Saving(
+            checkpoint, self._crew, self._interval, asynchronous=asynchronous, url=self._store.url, full=self._full
+        )
         self._refresh()
-        self._save_counter = SaveCounter(checkpoint)
 
     @property
     def directory(self) -> str:
@@ -171,7 +161,7 @@ class CheckpointManager(tf.train.CheckpointManager):
     @property
     def checkpoint_interval(self) -> int | None:
         """The least number of steps between two checkpoints."""
-        return self._interval
+        return self._interval.steps
 
     @property
     def latest_checkpoint(self) -> str | None:
@@ -222,24 +212,7 @@ class CheckpointManager(tf.train.CheckpointManager):
         """
         if options is not None and not isinstance(options, tf.train.CheckpointOptions):
             raise TypeError(f"options are tf.train.CheckpointOptions, not {options!r}.")
-        with self._mutex:
-            if not self._is_due(check_interval=check_interval):
-                return None
-            if self._background.is_busy and self._asynchronous == "skip":
-                return None
-            self._background.wait()
-            # What has failed before is raised when this one has begun: several workers do not learn of it at the same
-            # call, and must not get out of step by it.
-            has_failed = self._background.has_failed
-            is_behind = self._goes_on_by_itself(options)
-            counted = self._count(is_behind=is_behind)
-            save = self._go_on if is_behind else self._wait
-            url = save(counted, checkpoint_number, options)
-        if not is_behind:
-            _call_back(url, options)
-        if has_failed:
-            self._background.raise_failure()
-        return url
+        return self._saving.save(checkpoint_number, options, check_interval=check_interval)
 
     def claim(self) -> None:
         """Becomes the directory's writer now, instead of at the first save.
@@ -253,7 +226,7 @@ class CheckpointManager(tf.train.CheckpointManager):
             UnknownOutcomeError: The store gave no answer to the request, so nobody knows yet.
             UnsupportedError: There is no safe way to save on this store.
         """
-        with self._turn():
+        with self._saving.turn():
             if self._crew.owns:
                 self._perform(self._known.claim(self._name))
 
@@ -283,7 +256,7 @@ class CheckpointManager(tf.train.CheckpointManager):
             CorruptError: It is damaged; nothing was assigned.
         """
         if path is not None:
-            with self._turn():  # a save that is under way may be the one
+            with self._saving.turn():  # a save that is under way may be the one
                 pass
             store, name = self._locate(os.fspath(path))
             return self._restore(store, name, options, existing_only=existing_only)
@@ -313,8 +286,7 @@ class CheckpointManager(tf.train.CheckpointManager):
         if self._known.latest is not None:
             restore_one = partial(self._restore, self._store, options=None)
             path = restore_newest(self._known, restore_one, self._refresh, self._full, url=self._store.url)
-            if self._interval is not None:
-                self._last_step = as_integer(self._step_counter)
+            self._interval.begin()
             return self._full(path)
         if self._init_fn is not None:
             self._init_fn()
@@ -344,7 +316,7 @@ class CheckpointManager(tf.train.CheckpointManager):
             ConflictError: Another writer has changed the directory since this manager read it. Nothing was deleted.
             StoreError: The store kept failing, or does not let us list.
         """
-        with self._turn():
+        with self._saving.turn():
             if dry_run:
                 seen = Directory(self._store.url, (self._url,))
                 self._perform(seen.load())
@@ -358,9 +330,7 @@ class CheckpointManager(tf.train.CheckpointManager):
 
     def sync(self) -> None:
         """Returns when no save is under way; raises what has gone wrong in one, if nobody has been told yet."""
-        self._background.wait()
-        self._crew.meet()
-        self._background.raise_failure()
+        self._saving.sync()
 
     def close(self) -> None:
         """As `sync`, and gives the store's connections back. The manager is not used afterwards."""
@@ -383,29 +353,12 @@ class CheckpointManager(tf.train.CheckpointManager):
                 raise
             _log.exception("Closing the manager of %s has failed, too.", self._url)  # what came first counts
 
-    @property
-    def _mutex(self) -> threading.Lock:
-        """One save at a time. A forked child gets a lock of its own: a thread that it has not may hold the parent's."""
-        self._background.require_elsewhere()
-        process, lock = self._lock
-        if process != os.getpid():
-            lock = threading.Lock()
-            self._lock = os.getpid(), lock
-        return lock
-
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """No save is under way, and none begins."""
-        with self._mutex:
-            self._background.wait()
-            yield
-
     def _perform(self, flow: Flow[T]) -> T:
         return run(flow, self._store, self._retry)
 
     def _refresh(self) -> bool:
         """Reads the state, and returns whether it has changed."""
-        with self._turn():
+        with self._saving.turn():
             changed = self._crew.refresh()
         if self._known.latest is None:
             self._store.require_container()
@@ -438,162 +391,9 @@ class CheckpointManager(tf.train.CheckpointManager):
         directory, name = split_url(path)
         return self._open(directory), name
 
-    def _is_due(self, *, check_interval: bool) -> bool:
-        if self._interval is None or self._last_step is None:
-            return True
-        step = as_integer(self._step_counter)
-        return step != self._last_step and not (check_interval and step < self._last_step + self._interval)
-
-    def _goes_on_by_itself(self, options: tf.train.CheckpointOptions | None) -> bool:
-        # Sessions belong to the thread that opened them, so in graph mode nothing does.
-        return bool(self._asynchronous or (options and options.enable_async)) and tf.executing_eagerly()
-
-    def _count(self, *, is_behind: bool) -> "_Counted":
-        """Counts a save. The interval counts from here, also while it is under way."""
-        step = None if self._interval is None else as_integer(self._step_counter)
-        last_step, self._last_step = self._last_step, step
-        if self._workers.size > 1 and is_behind:
-            last_step = step  # they learn of a failure at different steps, and must not be due at different ones
-        number = self._save_counter.advance()
-        self._crew.begin(number, is_behind=is_behind)
-        return _Counted(path=f"{self._name}-{number}", number=number, last_step=last_step)
-
-    def _take(self, counted: "_Counted", number: Any | None, options: tf.train.CheckpointOptions | None) -> "_Begun":
-        """Takes the values."""
-        started = time.perf_counter()
-        with self._undone_if_it_fails(counted):
-            given = None if number is None else as_integer(number)
-            path = counted.path if given is None else f"{self._name}-{given}"
-            # Before anything else: all workers take part in reading what is spread over them.
-            snapshot = capture(self._target, path.rpartition("/")[2], options)
-        return _Begun(
-            path=path, snapshot=snapshot, counted=counted, given=given, started=started, taken=time.perf_counter()
-        )
-
-    def _wait(self, counted: "_Counted", number: Any | None, options: tf.train.CheckpointOptions | None) -> str:
-        """Saves while training waits, and returns the URL."""
-        with self._others_told(counted.path):
-            begun = self._take(counted, number, options)
-        return self._finish(begun)
-
-    def _go_on(self, counted: "_Counted", number: Any | None, options: tf.train.CheckpointOptions | None) -> str:
-        """Saves behind training, and returns the URL that it will have."""
-        try:
-            begun = self._take(counted, number, options)
-        except Exception as error:
-            if self._workers.size == 1:
-                raise
-            # The others learn of it at their next save. So does this worker: what all do then, they do at one step.
-            self._background.start(partial(self._fail, counted.path, error))
-            return self._full(counted.path)
-        with self._undone_if_it_fails(counted), self._others_told(begun.path):
-            self._background.start(partial(self._finish_and_tell, begun, options))
-        return self._full(begun.path)
-
-    def _fail(self, path: str, error: Exception) -> None:
-        with self._others_told(path):
-            raise error
-
-    def _finish(self, begun: "_Begun", *, stall: float | None = None) -> str:
-        """Saves what was taken, and returns the URL; training waits unless `stall` says how long it has."""
-        counter = begun.counted.number
-        with self._undone_if_it_fails(begun.counted):
-            path, size = self._crew.save(begun.path, begun.snapshot, counter=counter, number=begun.given)
-        self._agree(counter)
-        seconds = time.perf_counter() - begun.started
-        self._tell(Saved(url=self._full(path), size=size, seconds=seconds, stall=seconds if stall is None else stall))
-        self._clean_up()
-        return self._full(path)
-
-    def _finish_and_tell(self, begun: "_Begun", options: tf.train.CheckpointOptions | None) -> None:
-        _call_back(self._finish(begun, stall=begun.taken - begun.started), options)
-
-    @contextlib.contextmanager
-    def _undone_if_it_fails(self, counted: "_Counted") -> Iterator[None]:
-        """After a failure the counter and the interval are as before, unless the checkpoint may be there."""
-        try:
-            yield
-        except BaseException as error:
-            self._agree(counted.number)
-            if not self._crew.may_have_landed(error):  # else its number and its step count as used
-                self._save_counter.rollback()
-                self._last_step = counted.last_step
-            raise
-
-    def _agree(self, number: int) -> None:
-        """Takes over the count of saves that all workers have."""
-        if self._crew.counter not in (None, number):
-            self._save_counter.adopt(self._crew.counter)
-
-    @contextlib.contextmanager
-    def _others_told(self, path: str) -> Iterator[None]:
-        """Whatever fails inside, the other workers are told that the save has failed."""
-        try:
-            yield
-        except Exception as error:
-            try:
-                self._crew.give_up(path, error)
-            except Exception:  # noqa: BLE001 - a second failure must not hide the first
-                _log.info("The other workers could not be told that %s was not saved.", self._full(path), exc_info=True)
-            raise
-
-    def _tell(self, saved: Saved) -> None:
-        rate = saved.size / max(saved.seconds, 1e-9) / 1e6
-        behind = f", behind training but for {saved.stall:.2f} s" if saved.stall < saved.seconds else ""
-        _log.info("saved %s: %.3f GB in %.2f s (%.0f MB/s)%s", saved.url, saved.size / 1e9, saved.seconds, rate, behind)
-        emit(saved)
-
-    def _clean_up(self) -> None:
-        """Deletes what is retired; whatever goes wrong, the save before it has passed."""
-        try:
-            self._crew.clean_up()
-        except Exception:  # noqa: BLE001 - a foreign one must not hide that the checkpoint is there
-            _log.exception("What %s no longer lists could not be deleted, and will be tried again.", self._url)
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Counted:
-    """A save that counts.
-
-    Attributes:
-        path: The prefix that the checkpoint has unless the caller numbers it.
-        number: What the save counter says.
-        last_step: What the interval counts from if it fails.
-    """
-
-    path: str
-    number: int
-    last_step: int | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Begun:
-    """A save whose values are taken.
-
-    Attributes:
-        path: The prefix of the checkpoint.
-        snapshot: The values.
-        counted: What it counts as.
-        given: The caller's number, if it gave one.
-        started: When it began.
-        taken: When it had the values.
-    """
-
-    path: str
-    snapshot: Snapshot
-    counted: _Counted
-    given: int | None
-    started: float
-    taken: float
-
 
 def _require_meaning(asynchronous: object, workers: Workers) -> None:
     if asynchronous not in {False, True, "skip"}:
         raise ValueError(f'`asynchronous` is False, True or "skip", not {asynchronous!r}.')
     if asynchronous == "skip" and workers.size > 1:
         raise ValueError('`asynchronous="skip"` is for one worker: several would not leave out the same saves.')
-
-
-def _call_back(url: str, options: tf.train.CheckpointOptions | None) -> None:
-    for callback in (options.experimental_write_callbacks if options else None) or ():
-        callback(url) if inspect.signature(callback).parameters else callback()

@@ -1,7 +1,7 @@
-"""Count saves and read step counters, eagerly and in sessions.
+"""Count saves and the steps between them, eagerly and in sessions.
 
-Promises: `SaveCounter.rollback` undoes `advance`, so that a failed save leaves no trace; in graph mode no operation is
-added to the graph after the first use of each.
+Promises: `SaveCounter.rollback` undoes `advance`, and what `Interval.begin` returns undoes it, so that a failed save
+leaves no trace; in graph mode no operation is added to the graph after the first use of each.
 """
 
 import operator
@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-__all__ = ["SaveCounter", "as_integer"]
+__all__ = ["Interval", "SaveCounter", "as_integer"]
 
 
 def as_integer(value: Any) -> int:
@@ -26,6 +26,33 @@ def as_integer(value: Any) -> int:
         return operator.index(value)
     except TypeError as error:
         raise TypeError(f"Steps and checkpoints are numbered by integers, not by {value!r}.") from error
+
+
+class Interval:
+    """How often a checkpoint is due, as `tf.train.CheckpointManager` counts it.
+
+    Args:
+        steps: The least number of steps between two saves; None if each that is asked for is due.
+        counter: The `tf.Variable` that counts them.
+        last: The step of the last save; None if there was none.
+    """
+
+    def __init__(self, steps: int | None, counter: tf.Variable | None, last: int | None) -> None:
+        self.steps = steps
+        self.last = last
+        self._counter = counter
+
+    def is_over(self, *, check: bool) -> bool:
+        """Whether it has passed; without `check`, whether any step has."""
+        if self.steps is None or self.last is None:
+            return True
+        step = as_integer(self._counter)
+        return step != self.last and not (check and step < self.last + self.steps)
+
+    def begin(self) -> int | None:
+        """Counts from this step, and returns which it has counted from."""
+        before, self.last = self.last, None if self.steps is None else as_integer(self._counter)
+        return before
 
 
 class SaveCounter:

@@ -16,9 +16,9 @@ LAYERS = [
     "spool", "origin", "boxes", "plan", "workers", "state", "retention", "succession", "flow", "upload", "commit",
     "probe", "garbage", "ownership", "collector", "directory", "layout", "ballot", "attendance", "verdicts", "member",
     "patience", "rendezvous", "roll_call", "share", "tally", "leader", "follower", "reader", "pull", "tap",
-    "checkpoint", "crew", "numbering", "background", "recovery", "manager", "__init__",
+    "checkpoint", "crew", "numbering", "background", "saving", "recovery", "manager", "__init__",
 ]  # fmt: skip
-TENSORFLOW = {"pull", "tap", "checkpoint", "numbering", "manager"}
+TENSORFLOW = {"pull", "tap", "checkpoint", "numbering", "saving", "manager"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -351,7 +351,7 @@ def test_the_memory_of_a_save_is_free_when_it_is_over(trouble, memory_place, mon
         return snapshot
 
     monkeypatch.setattr("ckpt_remote.manager.open_store", lambda *given: repeated(open_store(*given), fail_once))
-    monkeypatch.setattr("ckpt_remote.manager.capture", keep_track)
+    monkeypatch.setattr("ckpt_remote.saving.capture", keep_track)
     manager = make(memory_place, tf.Variable(tf.zeros(1000)))
     failed.clear()
     gc.disable()

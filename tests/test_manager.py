@@ -748,7 +748,7 @@ def test_an_unknown_scheme_is_unsupported(value):
 
 
 def test_each_save_is_one_line_in_the_log(memory_place, value, caplog):
-    caplog.set_level(logging.INFO, "ckpt_remote.manager")
+    caplog.set_level(logging.INFO, "ckpt_remote.saving")
     make(memory_place, value).save()
 
     assert 1 == sum(record.message.startswith(f"saved {memory_place.url}/ckpt-1") for record in caplog.records)
@@ -810,7 +810,7 @@ def test_a_checkpoint_that_cannot_be_taken_leaves_the_counter_also_after_a_save(
     manager = make(memory_place, value)
     manager.save()
     with monkeypatch.context() as patch:
-        patch.setattr("ckpt_remote.manager.capture", mock.Mock(side_effect=ValueError("cannot be taken")))
+        patch.setattr("ckpt_remote.saving.capture", mock.Mock(side_effect=ValueError("cannot be taken")))
         with pytest.raises(ValueError, match="cannot be taken"):
             manager.save()
 

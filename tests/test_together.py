@@ -779,7 +779,7 @@ def test_a_checkpoint_that_one_worker_cannot_take_is_told_to_all_and_the_next_sa
         return capture(checkpoint, name, options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("ckpt_remote.manager.capture", failing_capture)
+        patch.setattr("ckpt_remote.saving.capture", failing_capture)
         outcomes = team.save()
     assert [ValueError] * 2 == kinds(outcomes)
     assert f"Worker {failing}: cannot be taken" == str(outcomes[1 - failing])
