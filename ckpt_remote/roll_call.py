@@ -9,7 +9,7 @@ made only for what is missing. The others' side is `rendezvous`.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from ckpt_remote.ballot import Part, Plan, Votes, decode_join, decode_part
@@ -50,28 +50,27 @@ def gather(
     """
     roll = _Roll(plan, guard, url)
     pauses, reminders = Pauses(plan.size, busy=True), Reminders()
-    now: float = yield Wait(0.0)
-    begun, finished = now, None
+    begun: float = yield Wait(0.0)
+    waited, finished = 0.0, None
     while roll.missing and progress.took != float("inf"):
         yield from roll.look()
         present.update(roll.joined)
         own = progress.took
         if own is not None and finished is None:  # the others will not be long
-            finished = now
+            finished = waited
             pauses = Pauses(plan.size)
-        for rank in roll.missing:
-            due = begun + timeout if rank not in roll.joined else None
-            if finished is not None and own is not None and rank in roll.joined:
-                due = finished + timeout + SLOWNESS * own
-            if due is not None and now > due:
-                raise vanished(rank, plan, url, absent=[it for it in roll.missing if it not in roll.joined])
-        if roll.missing and reminders.is_due(now - begun):
-            _log.warning(
-                "%s/%s waits for %s: %.0f seconds by now",
-                url, plan.path, _described(roll.missing, plan.size), now - begun,
-            )  # fmt: skip
-        if roll.missing:
-            now = yield Wait(pauses.next())
+        # A share may take long, and as long as the leader's own goes up nobody can say how long.
+        longest = timeout + finished + SLOWNESS * own if finished is not None and own is not None else float("inf")
+        limits = {rank: longest if rank in roll.joined else timeout for rank in roll.missing}
+        for rank, limit in limits.items():
+            if waited > limit:
+                raise vanished(rank, plan, url, absent=[it for it in limits if it not in roll.joined])
+        if limits and reminders.is_due(waited):
+            soonest = min(limits.values())
+            most = f", of {soonest:.0f} at most" if soonest < float("inf") else ""
+            _log.warning("%s/%s waits for %s: %.0f seconds%s", url, plan.path, _named(limits, plan), waited, most)
+        if limits:
+            waited = (yield Wait(pauses.next())) - begun
     return roll.parts
 
 
@@ -87,9 +86,9 @@ def await_joins(plan: Plan, *, timeout: float, present: set[int]) -> Flow[None]:
         now = yield Wait(pauses.next())
 
 
-def _described(ranks: Sequence[int], size: int) -> str:
+def _named(ranks: Collection[int], plan: Plan) -> str:
     more = f" and {len(ranks) - _NAMED} more" if len(ranks) > _NAMED else ""
-    return f"worker {', '.join(map(str, ranks[:_NAMED]))}{more} of {size}"
+    return f"worker {', '.join(map(str, sorted(ranks)[:_NAMED]))}{more} of {plan.size}"
 
 
 @dataclass(slots=True)

@@ -155,6 +155,6 @@ def vanished(rank: int, plan: Plan, url: str, *, absent: Sequence[int]) -> Aband
     text = (
         f"Cannot save {url}/{plan.path}: worker {rank} of {plan.size} {what} in time, so nothing was published. See "
         "whether it is alive. Every worker calls save() at the same steps, with the same directory; make the managers "
-        "before the first checkpoint of a job is there. Workers(timeout=...) sets how long to wait."
+        "on all workers before worker 0 first saves. Workers(timeout=...) sets how long to wait."
     )
     return AbandonedError(Failure("IncompleteError", text, absent=tuple(absent)))

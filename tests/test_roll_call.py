@@ -76,13 +76,24 @@ def test_who_has_not_joined_in_time_is_named_as_one_who_has_not_come(world):
     assert "worker 2 of 3 has not come in time" in failure.message
 
 
-def test_the_leader_says_for_whom_it_waits(world, caplog):
+def test_the_leader_says_for_whom_it_waits_and_how_long_at_most(world, caplog):
     shown = plan(size=20)
     for rank in (1, 2, 5):
         world.vote(shown, rank, Part())
     failure_of(world, gathering(world, shown))
 
-    assert "ckpt-1 waits for worker 3, 4, 6, 7, 8, 9, 10, 11 and 8 more of 20: 30 seconds by now" in caplog.text
+    who = "worker 3, 4, 6, 7, 8, 9, 10, 11 and 8 more of 20"
+    assert f"ckpt-1 waits for {who}: 30 seconds, of {TIMEOUT:.0f} at most" in caplog.text
+
+
+def test_while_its_own_share_goes_up_the_leader_cannot_say_how_long_it_waits(world, caplog):
+    shown, progress = plan(), Progress()
+    by = {rank: world.vote(shown, rank) for rank in (1, 2)}
+    for rank, attempt in by.items():
+        world.at(40.0, world.vote, shown, rank, Part(), attempt)
+    world.run(gathering(world, shown, progress))
+
+    assert caplog.messages == [f"{URL}/ckpt-1 waits for worker 1, 2 of 3: 30 seconds"]
 
 
 def test_the_leader_remembers_who_has_joined(world):
