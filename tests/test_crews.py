@@ -168,7 +168,7 @@ Mutant: TypeAlias = Callable[[pytest.MonkeyPatch], None]
 
 # Each in the world in which it is found soonest.
 RIVALS = {"jobs": 2, "faults": Faults(fail=0.2, crash=0.004, sleep=0.03, restarts=2)}
-HARSH = {"jobs": 1, "faults": Faults(fail=0.2, crash=0.004, sleep=0.03, restarts=2)}
+SLEEPY_RIVALS = {"jobs": 2, "faults": Faults(fail=0.2, crash=0.001, sleep=0.15, restarts=1)}
 SLEEPY = {"jobs": 1, "faults": Faults(fail=0.06, crash=0.001, sleep=0.06, restarts=1)}
 MUTANTS: list[tuple[Mutant, dict[str, object]]] = [
     (the_leader_does_not_wait_for_everybody, RIVALS),
@@ -182,7 +182,7 @@ MUTANTS: list[tuple[Mutant, dict[str, object]]] = [
     (what_all_have_is_not_compared, RIVALS),
     (copies_that_have_drifted_count, RIVALS),
     (the_state_is_not_asked_what_became_of_a_plan_that_is_gone, RIVALS),
-    (control_objects_go_before_the_state_is_written, HARSH),
+    (control_objects_go_before_the_state_is_written, SLEEPY_RIVALS),
     (a_plan_of_a_save_that_has_failed_here_is_joined, RIVALS),
     (a_failure_that_nobody_saw_is_not_told, RIVALS),
 ]
