@@ -72,17 +72,26 @@ class StoreError(CheckpointError, OSError):
             a lost response). A refused permission is not transient. After a transient failure a write may
             have landed all the same.
         retry_after: How many seconds the store asked to be left alone, if it did.
+        cause: What went wrong, without the object and the advice, where that is known.
+
+    Attributes:
+        questions: How many other requests were sent to learn the cause. Budgets count them.
     """
 
-    transient: bool
-    retry_after: float | None
-
     def __init__(
-        self, message: str, *, path: str | None = None, transient: bool = False, retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        path: str | None = None,
+        transient: bool = False,
+        retry_after: float | None = None,
+        cause: str = "",
     ) -> None:
         super().__init__(message, path=path)
         self.transient = transient
         self.retry_after = retry_after
+        self.cause = cause
+        self.questions = 0
 
 
 class UnsupportedError(CheckpointError, NotImplementedError):

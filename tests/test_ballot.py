@@ -17,7 +17,7 @@ from ckpt_remote.errors import CheckpointError, CorruptError, IncompleteError, S
 from ckpt_remote.layout import Layout
 from ckpt_remote.origin import SEAL_SIZE, Attempt, new_attempt, new_term
 from ckpt_remote.probe import CONTROL, PLAN
-from ckpt_remote.store.faults import PassingError
+from ckpt_remote.store.faults import ExpiredError
 
 WHERE = "s3://bucket/run/somewhere"
 PART = f"{CONTROL}0123/part-1"
@@ -259,7 +259,7 @@ class DetailedError(StoreError):
     ("error", "kind"),
     [
         (DetailedError("no answer"), StoreError),
-        (PassingError("no answer", path=WHERE), StoreError),
+        (ExpiredError("no answer", path=WHERE), StoreError),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), ValueError),
     ],
     ids=["of ours", "an engine's", "of Python's"],

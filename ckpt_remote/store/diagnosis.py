@@ -49,7 +49,7 @@ class Inquiry:
         with self._lock:
             if (last := self._last) is not None:
                 known = last.meaning and last.meaning(request)
-                hopeful = known is None or isinstance(known, faults.PassingError)
+                hopeful = known is None or faults.is_passing(known)
                 if last.came >= failed or (hopeful and self._clock() - last.came < HOLD):
                     return known, 0
             meaning = self._ask()

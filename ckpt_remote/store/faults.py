@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 from ckpt_remote import errors
 
@@ -19,12 +19,13 @@ __all__ = [
     "ANONYMOUS",
     "ExpiredError",
     "Meaning",
-    "PassingError",
     "Request",
+    "about",
     "conflict",
     "corrupt",
     "expired",
     "from_status",
+    "is_passing",
     "not_found",
     "refused",
     "retry_after",
@@ -51,31 +52,6 @@ ANONYMOUS = "none (anonymous)"
 
 class ExpiredError(errors.StoreError):
     """The credentials have ended: a refusal that others, fetched anew, may be spared. Nothing was done."""
-
-
-class PassingError(errors.StoreError):
-    """The same request may pass later unchanged.
-
-    Args:
-        message: As for `StoreError`.
-        path: As for `StoreError`.
-        retry_after: As for `StoreError`.
-        cause: What went wrong, without the object and the advice.
-
-    Attributes:
-        questions: How many other requests were sent to learn the cause. Budgets count them.
-    """
-
-    def __init__(
-        self, message: str, *, path: str | None = None, retry_after: float | None = None, cause: str = ""
-    ) -> None:
-        super().__init__(message, path=path, transient=True, retry_after=retry_after)
-        self.cause = cause
-        self.questions = 0
-
-    def about(self, request: "Request") -> "PassingError":
-        """The same trouble, met by another request."""
-        return unreachable(request, self.cause, self.retry_after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +111,26 @@ def expired(request: Request, cause: str) -> errors.StoreError:
     return ExpiredError(_refusal(request, cause), path=request.url)
 
 
-def unreachable(request: Request, cause: str, retry_after: float | None = None) -> PassingError:
+def unreachable(request: Request, cause: str, retry_after: float | None = None) -> errors.StoreError:
     """No answer, a broken one, or "later": the same request may pass if it is sent again."""
     endpoint = f"endpoint {request.endpoint}".strip()
-    return PassingError(
+    return errors.StoreError(
         f"Cannot {request.verb} {request.url}: {cause}. Check the {endpoint} and the network if this persists.",
         path=request.url,
+        transient=True,
         retry_after=retry_after,
         cause=cause,
     )
+
+
+def is_passing(error: Exception | None) -> TypeGuard[errors.StoreError]:
+    """Whether the same request may pass later unchanged."""
+    return isinstance(error, errors.StoreError) and error.transient
+
+
+def about(trouble: errors.StoreError) -> Meaning:
+    """What a passing trouble means for another request."""
+    return lambda request: unreachable(request, trouble.cause, trouble.retry_after)
 
 
 def from_status(

@@ -248,12 +248,10 @@ class ObstoreStore(interface.Store, Generic[_A]):
         """Why a range could not be read, from the object's size: one that begins after the end has no class."""
         try:
             size = self.size(key)
-        except faults.PassingError as error:
-            return error.about(request)
         except faults.ExpiredError as error:
             return error
-        except errors.CheckpointError:
-            return None
+        except errors.CheckpointError as error:
+            return faults.about(error)(request) if faults.is_passing(error) else None
         return faults.corrupt(request, start, length, size) if size < start + length else None
 
     def _put_meaning(self, failure: Exception, key: str, mode: interface.PutMode) -> Exception:
@@ -292,9 +290,9 @@ class ObstoreStore(interface.Store, Generic[_A]):
         known, questions = self._inquiry.explain(request)
         if known is None and look is not None:
             known, questions = look(request), questions + 1
-            if isinstance(known, faults.PassingError):
-                self._inquiry.note(known.about)
-        if known is not None and not isinstance(known, faults.PassingError):
+            if faults.is_passing(known):
+                self._inquiry.note(faults.about(known))
+        if known is not None and not faults.is_passing(known):
             return known
         if word := _word(failure):
             passing = faults.unreachable(request, f"the store answered {word}", known.retry_after if known else None)

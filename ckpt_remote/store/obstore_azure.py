@@ -125,7 +125,7 @@ class ObstoreAzureStore(obstore.ObstoreStore[azure.Account]):
         failure = self._probe()
         if isinstance(failure, errors.NotFoundError):
             return functools.partial(faults.not_found, what=self._no_container)
-        return failure.about if isinstance(failure, faults.PassingError) else None
+        return faults.about(failure) if faults.is_passing(failure) else None
 
     def _refusal(self, request: faults.Request) -> errors.CheckpointError | None:
         """A listing that is refused has no class: whether a write is refused as well."""

@@ -104,7 +104,7 @@ class Trial:
     def count(self, failure: errors.StoreError) -> None:
         """Takes a passing failure, and what was sent to learn its cause, from the budget."""
         self.failures += failure.transient
-        self.questions += failure.questions if isinstance(failure, faults.PassingError) else 0
+        self.questions += failure.questions
 
     def begin_anew(self, pause: float) -> float:
         """Waits so many seconds for somebody else; then the whole budget is there again. Returns the time."""
@@ -183,7 +183,7 @@ class Retrying(interface.Store):
             for key in remaining:
                 failures.pop(key, None)
             failures.update(found)
-            remaining[:] = [key for key, error in found.items() if _may_pass(error)]
+            remaining[:] = [key for key, error in found.items() if faults.is_passing(error)]
             if remaining:
                 raise found[remaining[0]]
 
@@ -202,7 +202,3 @@ class Retrying(interface.Store):
     def close(self) -> None:
         """Close the inner store."""
         self._inner.close()
-
-
-def _may_pass(error: errors.CheckpointError) -> bool:
-    return isinstance(error, errors.StoreError) and error.transient

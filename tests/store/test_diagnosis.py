@@ -46,7 +46,7 @@ def test_an_answer_that_leaves_hope_holds_for_a_while_and_for_every_object(says:
     if says is not None:
         assert "read s3://bucket/one" in str(told)
         assert "write s3://bucket/other" in str(again)
-        assert isinstance(again, faults.PassingError)
+        assert faults.is_passing(again)
         assert again.retry_after == 3.0
     asking.time.now += 0.1
     assert asking.inquiry.explain(ONE)[1] == 1

@@ -86,8 +86,8 @@ def test_a_full_store_is_told_from_other_refusals() -> None:
 
 def test_a_passing_failure_can_be_told_of_another_request_and_survives_a_process_boundary() -> None:
     busy = faults.from_status(REQUEST, 503, "SlowDown", 7.0)
-    assert isinstance(busy, faults.PassingError)
-    other = busy.about(faults.Request("read", "s3://bucket/other"))
+    assert faults.is_passing(busy)
+    other = faults.about(busy)(faults.Request("read", "s3://bucket/other"))
     assert "Cannot read s3://bucket/other: the store answered HTTP 503 SlowDown." in str(other)
     assert (other.transient, other.retry_after, other.path) == (True, 7.0, "s3://bucket/other")
     assert vars(pickle.loads(pickle.dumps(other))) == vars(other)  # noqa: S301 - our own bytes

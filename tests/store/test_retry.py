@@ -188,7 +188,7 @@ def test_the_requests_of_one_operation_share_their_budget_and_their_deadline() -
     assert inner.calls == 7, "six that failed for the moment, and one that was answered"
 
 
-def questioned(questions: int) -> faults.PassingError:
+def questioned(questions: int) -> errors.StoreError:
     error = faults.unreachable(faults.Request("read", "s3://b/run/k"), "busy")
     error.questions = questions
     return error
