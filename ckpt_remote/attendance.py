@@ -73,6 +73,10 @@ class Attendance:
             return None
         if self.former is not None and max(plan.number, self.former) < self.number:
             return "before"
-        if plan.former is not None and self.number <= plan.former < plan.number:
+        if plan.former is not None and max(self.number, plan.former) < plan.number:
             return "missed"
-        return "this"  # or numbers that differ though nobody is late: an error, of which all are told
+        return "this"  # or numbers that differ from the first save on: an error, of which all are told
+
+    def is_former(self, plan: Plan) -> bool:
+        """Whether the save is the one that the leader began before that plan's, as far as numbers tell."""
+        return plan.former is None or self.number is None or plan.former == self.number

@@ -232,7 +232,7 @@ class Following(Crew):
     def refresh(self) -> bool:
         """As `Crew.refresh`."""
         changed = super().refresh()
-        self._member.since, self._member.latest = self.known.found, self.known.latest
+        self._member.start_over(self.known.found, self.known.latest)
         self._perform(look_around(self._member))
         return changed
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from ckpt_remote.ballot import Failure, Part, Plan, decode_layout
 from ckpt_remote.bundle import encode_index
-from ckpt_remote.errors import ConflictError, IncompleteError, StoreError
+from ckpt_remote.errors import CheckpointError, ConflictError, IncompleteError, StoreError
 from ckpt_remote.flow import Flow, Get, Wait
 from ckpt_remote.layout import Layout, Manifest, assign, encode_manifest, manifest_of
 from ckpt_remote.member import Member
@@ -55,7 +55,11 @@ def follow(me: Member, save: Save) -> Flow[str]:
     except AbandonedError as told:
         raise told.failure.error(me.url) from None
     except Exception as error:
-        me.excuse = _failure(me, error)
+        me.excuse = failure = _failure(me, error)
+        if not me.takes_part:  # so that nobody knows
+            with contextlib.suppress(CheckpointError, ValueError):  # which hides nothing: they learn it at the deadline
+                yield from refuse(me, error)
+            me.excuse = failure
         raise
     return path
 

@@ -17,6 +17,7 @@ Promises: nothing is visible before everybody's share is durable and everybody's
 byte is copied; what one worker finds wrong, all are told. How bytes travel is the caller's: these are flows.
 """
 
+import contextlib
 import dataclasses
 import logging
 import secrets
@@ -137,7 +138,12 @@ def lead(me: Leader, known: Directory, save: Save, *, name: str, retention: Rete
         StoreError: The store kept failing, here or at a worker.
     """
     me.begun, me.number = (yield Wait(0.0)), save.number
-    yield from _claim(me, known, name)
+    try:
+        yield from _claim(me, known, name)
+    except StoreError as error:
+        with contextlib.suppress(CheckpointError):  # which hides nothing: they learn it at the deadline
+            yield from give_up(me, known, save.path, error, name=name)
+        raise
     try:
         size = yield from _Attempts(me, known, save, retention).run()
     except AbandonedError as told:
@@ -225,7 +231,7 @@ class _Attempts:
             graphs = [graph_of(self.save.tensors), *(votes[rank][0].graph for rank in sorted(votes))]
             if not uniform and any(graphs):
                 parts.append((yield from self._write_graph([graph for graph in graphs if graph], plan, created)))
-            merged = merge(parts)
+            merged = _merged(parts, plan, self.me.url)
             require_tiling(merged, url=self.me.url)
         except Exception:
             yield from take_back(created)
@@ -267,6 +273,18 @@ class _Attempts:
         self.me.before, self.me.has_published = self.known.serial, True
         yield from self.known.publish(index, objects, created, target, self.retention)
         return sum(entry.size for entry in merged.entries.values() if not entry.slices)
+
+
+def _merged(parts: Sequence[Index], plan: Plan, url: str) -> Index:
+    try:
+        return merge(parts)
+    except ValueError as error:
+        text = (
+            f"Cannot save {url}/{plan.path}: what the workers have does not fit together: {error} (parts are workers, "
+            "by rank). Nothing was published. Give what is each worker's own a name of its own, and the parts of one "
+            "tensor one whole shape and type."
+        )
+        raise AbandonedError(Failure("ValueError", text)) from error
 
 
 def take_down(me: Leader) -> Flow[None]:

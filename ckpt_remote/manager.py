@@ -210,8 +210,6 @@ class CheckpointManager(tf.train.CheckpointManager):
             UnknownOutcomeError: The store gave no answer to the last request, so nobody knows yet.
             UnsupportedError: There is no safe way to save on this store.
         """
-        if options is not None and not isinstance(options, tf.train.CheckpointOptions):
-            raise TypeError(f"options are tf.train.CheckpointOptions, not {options!r}.")
         return self._saving.save(checkpoint_number, options, check_interval=check_interval)
 
     def claim(self) -> None:

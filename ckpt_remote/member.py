@@ -52,6 +52,7 @@ class Member:
         takes_part: Whether it has begun to take part in the save that it is at.
         excuse: Why the last save that it has begun without a plan failed here, if it can tell.
         has_met: Whether all have waited for their saves since the last.
+        has_lost: Whether another job has claimed the directory since its leader had.
         identity: The attempt that it has joined last, by number, and whose seals its objects get there.
     """
 
@@ -69,6 +70,7 @@ class Member:
     takes_part: bool = False
     excuse: Failure | None = None
     has_met: bool = False
+    has_lost: bool = False
     identity: tuple[str, Attempt] | None = None
     attendance: Attendance = field(init=False)
 
@@ -102,8 +104,9 @@ class Member:
         else:
             relation = self.attendance.relation(plan)
         if relation == "missed":
+            told = plan.last if self.attendance.is_former(plan) else None
             self._agree(plan.ordinal - 1)
-            raise AbandonedError(plan.last) if plan.last is not None else behind(plan, self.workers, self.url)
+            raise behind(plan, self.workers, self.url) if told is None else AbandonedError(told)
         if plan.attempt.number in self.unsaid and plan.failure is None:
             return "refuse"
         is_over = plan.failure is None or not (self.takes_part or self.session is None)
@@ -169,7 +172,12 @@ class Member:
     def has_lost_to(self, state: State | None) -> bool:
         """Whether the state says that somebody else than its leader has claimed the directory."""
         record = None if state is None else state.record
-        return self.session is not None and record is not None and record.epoch > self.epoch
+        self.has_lost = self.session is not None and record is not None and record.epoch > self.epoch
+        return self.has_lost
+
+    def start_over(self, since: str, latest: str | None) -> None:
+        """Says that it has read the state, which has that digest and names that checkpoint."""
+        self.since, self.latest, self.has_lost = since, latest, False
 
     def give_up(self, plan: Plan | None, state: State | None) -> AbandonedError:
         """Why its leader has not come."""

@@ -54,7 +54,7 @@ def look_around(member: Member) -> Flow[None]:
     """Notes what is there when a worker reads the state that has yet to join a leader."""
     if member.session is None:
         with contextlib.suppress(CorruptError):
-            plan = yield from _look(member.url)
+            plan = yield from _look(member.url, member.epoch)
             if plan is not None:
                 member.note(plan)
 
@@ -72,7 +72,7 @@ def find_plan(member: Member) -> Flow[Plan]:
     now, stale, patience = start, "", 0.0
     while True:
         found, state = yield GetAll((PLAN, STATE))
-        plan = _plan(found, member.url)
+        plan = _plan(found, member.url, member.epoch)
         verdict = "wait" if plan is None else member.verdict(plan)
         if plan is not None and verdict == "refuse":
             yield from object_to(plan, member.objection(plan), member)
@@ -86,7 +86,7 @@ def find_plan(member: Member) -> Flow[Plan]:
                 member.accept(plan)
                 return plan
         waited = now - start
-        if waited > min(_GRACE, member.workers.timeout):
+        if member.has_lost or waited > min(_GRACE, member.workers.timeout):
             known = None if state is None else _legible(state, member.url)
             if member.has_lost_to(known):
                 raise taken_over(member.url)
@@ -126,7 +126,7 @@ def require(plan: Plan, url: str) -> Flow[None]:
         SupersededError: It is not.
         StoreError: The store kept failing.
     """
-    current = yield from _look(url)
+    current = yield from _look(url, plan.epoch)
     if current is None or current.attempt != plan.attempt:
         raise SupersededError
 
@@ -156,7 +156,7 @@ def watch(plan: Plan, progress: Progress, url: str) -> Flow[None]:
     """
     pauses = Pauses(busy=True)
     while not progress.is_over:
-        current = yield from _look(url)
+        current = yield from _look(url, plan.epoch)
         if current is not None:
             _require_same(current, plan, url)
         yield Wait(pauses.next())
@@ -188,6 +188,10 @@ def object_to(plan: Plan, failure: Failure, member: Member) -> Flow[None]:
         yield from answer(plan, Part(failure=failure), member)
     except SupersededError:
         return
+    except AbandonedError:
+        if member.session is not None:
+            raise
+        # It is the plan of a job that has died, whose worker had joined it.
     except StoreError as error:
         member.unsaid.add(plan.attempt.number)
         _log.info("Worker %d could not say that it has failed, and will try again: %s", member.workers.rank, error)
@@ -249,7 +253,7 @@ def await_outcome(plan: Plan, member: Member, *, took: float) -> Flow[None]:
     failure: CheckpointError | None = None
     while now - start <= patience:
         try:
-            current = yield from _look(member.url)
+            current = yield from _look(member.url, plan.epoch)
             is_settled = now - start >= _SETTLED
             stands = current is not None and current.attempt == plan.attempt
             fate = "open" if stands and not is_settled else _fate(plan, (yield Get(STATE)), member.url)
@@ -279,12 +283,15 @@ def await_outcome(plan: Plan, member: Member, *, took: float) -> Flow[None]:
     ) from failure
 
 
-def _look(url: str) -> Flow[Plan | None]:
-    return _plan((yield Get(PLAN)), url)
+def _look(url: str, epoch: int) -> Flow[Plan | None]:
+    return _plan((yield Get(PLAN)), url, epoch)
 
 
-def _plan(found: Object | None, url: str) -> Plan | None:
-    return None if found is None else decode_plan(found.data, path=f"{url}/{PLAN}")
+def _plan(found: Object | None, url: str, epoch: int) -> Plan | None:
+    """The plan, unless its leader had lost the directory before it was claimed the `epoch`-th time."""
+    plan = None if found is None else decode_plan(found.data, path=f"{url}/{PLAN}")
+    # One that was under way when its leader died may come up at any time after.
+    return None if plan is None or plan.epoch < epoch else plan
 
 
 def _require_same(current: Plan, plan: Plan, url: str) -> None:

@@ -113,7 +113,8 @@ class Saving:
 
     def _goes_on_by_itself(self, options: tf.train.CheckpointOptions | None) -> bool:
         # Sessions belong to the thread that opened them, so in graph mode nothing does.
-        return bool(self._asynchronous or (options and options.enable_async)) and tf.executing_eagerly()
+        is_asked = self._asynchronous or getattr(options, "enable_async", False)
+        return bool(is_asked) and tf.executing_eagerly()
 
     def _count(self, *, is_behind: bool) -> "_Counted":
         """Counts a save. The interval counts from here, also while it is under way."""
@@ -129,6 +130,8 @@ class Saving:
         """Takes the values."""
         started = time.perf_counter()
         with self._undone_if_it_fails(counted):
+            if options is not None and not isinstance(options, tf.train.CheckpointOptions):
+                raise TypeError(f"options are tf.train.CheckpointOptions, not {options!r}.")
             given = None if number is None else as_integer(number)
             path = counted.path if given is None else f"{self._crew.name}-{given}"
             # Before anything else: all workers take part in reading what is spread over them.

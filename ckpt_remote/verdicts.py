@@ -88,7 +88,7 @@ def ahead(plan: Plan, number: int | None, workers: Workers, url: str) -> Abandon
     at = "a later save" if number is None else f"number {number}"
     return AbandonedError(
         Failure(
-            "ValueError",
+            "IncompleteError",
             f"Cannot save {url}/{plan.path}: worker {workers.rank} is at {at} already. Nothing was published. Call "
             "save() on every worker at the same steps, with the same number.",
         )
@@ -99,9 +99,9 @@ def behind(plan: Plan, workers: Workers, url: str) -> AbandonedError:
     """The leader is past this worker's save."""
     return AbandonedError(
         Failure(
-            "ValueError",
-            f"Worker {workers.rank} comes too late: the leader is at {url}/{plan.path} already. Nothing was published. "
-            "Call save() on every worker at the same steps, with the same number.",
+            "IncompleteError",
+            f"Worker {workers.rank} comes too late, or the leader has left this save out: it is at {url}/{plan.path} "
+            "already. Nothing was published. Call save() on every worker at the same steps, with the same number.",
         )
     )
 

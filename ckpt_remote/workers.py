@@ -55,16 +55,19 @@ class Workers:
         return self.rank == 0
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Workers":
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> "Workers":
         """The workers that `TF_CONFIG` names: the chief, if there is one, then the workers in their order.
 
         Without it, in an evaluator, and where parameter servers hold the variables and one coordinator saves them,
         there is one worker: this process.
 
+        Args:
+            environment: Where to look; by default `os.environ`.
+
         Raises:
             ValueError: `TF_CONFIG` cannot be read.
         """
-        config = _parse(environment.get("TF_CONFIG") or "{}")
+        config = _parse((os.environ if environment is None else environment).get("TF_CONFIG") or "{}")
         cluster, task = config.get("cluster") or {}, config.get("task") or {}
         kind = str(task.get("type", ""))
         chiefs = [address for name in _CHIEFS for address in _addresses(cluster, name)]

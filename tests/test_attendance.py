@@ -66,7 +66,9 @@ def test_a_leader_that_did_not_come_has_left_the_save_out_unless_it_may_only_be_
         ((30, 20), (40, 20), "before"),
         ((30, 20), (40, 30), "before"),
         ((40, 30), (30, 20), "missed"),
-        ((50, 30), (40, 30), "this"),
+        ((50, 30), (40, 30), "missed"),
+        ((50, 30), (40, None), "missed"),
+        ((50, None), (40, 30), "this"),
         ((7, None), (8, None), "this"),
         ((8, None), (7, None), "this"),
         ((7, 70), (8, 70), "this"),
@@ -79,6 +81,14 @@ def test_numbers_that_grow_tell_whatever_the_counts_say(theirs, own, expected):
     assert {expected} == {
         found.relation(plan(ordinal=ordinal, number=theirs[0], former=theirs[1], last=REFUSED)) for ordinal in range(9)
     }
+
+
+@pytest.mark.parametrize(
+    ("former", "number", "expected"),
+    [(30, 30, True), (20, 30, False), (40, 30, False), (None, 30, True), (20, None, True)],
+)
+def test_what_the_leader_tells_of_its_former_save_is_of_this_one_unless_numbers_say_otherwise(former, number, expected):
+    assert expected == attendance(number=number, former=10).is_former(plan(number=50, former=former))
 
 
 def test_a_number_that_is_used_again_and_again_tells_nothing():

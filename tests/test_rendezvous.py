@@ -96,6 +96,21 @@ def test_where_another_has_claimed_the_directory_and_shows_no_plan_that_is_told_
     assert 30 < world.now < 32
 
 
+def test_who_knows_that_another_has_claimed_the_directory_is_told_at_once_until_it_reads_the_state_again(world):
+    world.claim(2)
+    me = member(epoch=1, session="5e55")
+    failure_of(world, find_plan(me))
+    me.begin(is_behind=False)
+    before = world.now
+    assert "ConflictError" == failure_of(world, find_plan(me)).kind
+    assert before == world.now
+
+    me.start_over("", None)
+    me.begin(is_behind=False)
+    world.at(before + 9.0, world.show, shown := plan(epoch=3, ordinal=3))
+    assert shown == world.run(find_plan(me))
+
+
 @pytest.mark.parametrize(("claims", "kind"), [(1, "IncompleteError"), (2, "ConflictError")])
 def test_the_claim_of_its_own_leader_is_not_anothers_and_one_between_that_and_its_plan_is(claims, kind, world):
     """Its manager was made before that claim; then the leader died."""
@@ -139,6 +154,24 @@ def test_a_leader_of_another_session_has_taken_over(world):
     world.show(plan(session="new"))
 
     assert "ConflictError" == failure_of(world, find_plan(member(session="5e55"))).kind
+
+
+@pytest.mark.parametrize("does", ["looks for a plan", "watches", "waits"])
+def test_a_plan_that_comes_up_when_its_leader_has_long_lost_the_directory_tells_nothing(does, world):
+    me, progress = member(session="5e55", epoch=2), Progress()
+    shown = plan(epoch=2)
+    world.show(plan(session="dead", epoch=1, attempt=new_attempt(TERM, 7)))
+    world.at(10.0, world.commit, shown)
+    world.at(10.0, world.show, shown)
+    world.at(20.0, progress.finish, 20.0)
+    flows = {
+        "looks for a plan": find_plan(me),
+        "watches": watch(shown, progress, URL),
+        "waits": await_outcome(shown, me, took=0.0),
+    }
+    world.run(flows[does])
+
+    assert world.now >= 10.0
 
 
 def test_a_plan_of_a_save_that_this_worker_is_through_with_is_none(world):
@@ -239,7 +272,7 @@ def test_so_is_every_attempt_at_it(world):
     world.at(9.0, world.show, shown := plan(ordinal=4, attempt=new_attempt(TERM, 4)))
 
     assert shown == world.run(find_plan(me))
-    assert {"ValueError"} == {what_it_said(world, attempt).kind for attempt in attempts}
+    assert {"IncompleteError"} == {what_it_said(world, attempt).kind for attempt in attempts}
 
 
 def test_a_no_that_does_not_arrive_is_said_when_the_plan_is_seen_again(world):
@@ -309,9 +342,33 @@ def test_who_comes_too_late_for_its_number_is_told_and_the_plan_waits_for_it(wor
     me.attendance.number, me.attendance.former = 30, 20
     world.show(shown := plan(ordinal=4, number=40, former=30))
     failure = failure_of(world, find_plan(me))
-    assert ("ValueError", None) == (failure.kind, what_it_said(world, shown))
+    assert ("IncompleteError", None) == (failure.kind, what_it_said(world, shown))
     me.begin(is_behind=False)
     me.attendance.number = 40
+
+    assert shown == world.run(find_plan(me))
+
+
+def test_a_number_that_the_leader_has_left_out_is_missed_and_the_plan_waits_for_the_next(world):
+    me = member(session="5e55", ordinal=2)
+    me.attendance.number, me.attendance.former = 30, 20
+    world.show(shown := plan(ordinal=3, number=40, former=20, last=Failure("StoreError", "of number 20")))
+    failure = failure_of(world, find_plan(me))
+    assert ("IncompleteError", None) == (failure.kind, what_it_said(world, shown))
+    assert "or the leader has left this save out" in failure.message
+    me.begin(is_behind=False)
+    me.attendance.number = 40
+
+    assert shown == world.run(find_plan(me))
+
+
+def test_a_dead_jobs_plan_that_its_worker_has_joined_does_not_keep_the_next_job_from_its_first_save(world):
+    """They have the same name, and the next one's workers come before its leader."""
+    me = member(since="a claimed state")
+    dead = plan(session="dead", is_first=True)
+    world.show(dead)
+    world.vote(dead, 1, Part())
+    world.at(5.0, world.show, shown := plan(is_first=True, since="a claimed state", attempt=new_attempt(TERM, 2)))
 
     assert shown == world.run(find_plan(me))
 

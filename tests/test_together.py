@@ -3,6 +3,7 @@
 The protocol under faults is in test_crews.py, and processes are in test_clusters.py.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import tempfile
@@ -67,12 +68,10 @@ class Team:
         checkpoints: What each of them saves.
     """
 
-    def __init__(self, place, checkpoints, *, max_to_keep=None, timeout=PATIENCE, job="job"):
+    def __init__(self, place, checkpoints, *, timeout=PATIENCE, job="job", **options):
         self.place, self.checkpoints = place, checkpoints
         self.managers = [
-            place.manager(
-                it, max_to_keep=max_to_keep, workers=Workers(rank, len(checkpoints), timeout=timeout, job=job)
-            )
+            place.manager(it, workers=Workers(rank, len(checkpoints), timeout=timeout, job=job), **options)
             for rank, it in enumerate(checkpoints)
         ]
 
@@ -550,6 +549,51 @@ def test_a_plan_tells_why_the_save_before_failed(kind, monkeypatch):
 def refuse(*_):
     raise StoreError("403", transient=False)
     yield
+
+
+@pytest.mark.parametrize("skipping", [0, 1], ids=["the leader", "another worker"])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_with_numbers_a_save_that_one_worker_leaves_out_is_the_only_one_that_is_lost(skipping, asynchronous):
+    """Nothing else holds them together."""
+    team = Team(Place.in_memory(), same(2), asynchronous=asynchronous)
+
+    def train(rank):
+        for number in (10, 20, 30, 40):
+            if (rank, number) != (skipping, 20):
+                with contextlib.suppress(IncompleteError):
+                    team.managers[rank].save(number)
+        with contextlib.suppress(IncompleteError):
+            team.managers[rank].sync()
+
+    together(*(partial(train, rank) for rank in range(2)))
+
+    listed = {path.rpartition("-")[2] for manager in team.managers for path in manager.checkpoints}
+    assert {"10", "30", "40"} == listed
+
+
+@pytest.mark.parametrize("failing", [0, 1], ids=["the leader", "another worker"])
+def test_a_request_that_is_refused_before_there_is_a_plan_is_told_to_all(failing, monkeypatch):
+    refused, ranks = [], itertools.count()
+
+    def open_for_one(*arguments):
+        rank = next(ranks)
+
+        def refuse_once(asked, perform):
+            if rank == failing and refused == ["next"]:
+                refused[:] = [asked]
+                raise StoreError("403", transient=False)
+            return perform()
+
+        return repeated(open_store(*arguments), refuse_once)
+
+    monkeypatch.setattr("ckpt_remote.manager.open_store", open_for_one)
+    team = Team(Place.in_memory(), same(2))
+    refused.append("next")
+    outcomes = team.save()
+
+    assert [StoreError] * 2 == kinds(outcomes)
+    assert f"Worker {failing}: 403" == str(outcomes[1 - failing])
+    assert [f"{team.place.url}/ckpt-1"] * 2 == team.save()
 
 
 def test_save_counters_at_odds_are_brought_together(where):
