@@ -7,7 +7,6 @@ child has no task.
 
 import logging
 import os
-import sys
 import threading
 import traceback
 import weakref
@@ -100,8 +99,6 @@ def _run(todo: list[Callable[[], object]], failures: _Failures, over: Future[Non
     try:
         task()
     except BaseException as error:  # noqa: BLE001 - raised where somebody asks
-        if sys.version_info >= (3, 11):
-            error.add_note(f"This went wrong in {failures.what} behind training, begun by an earlier call.")
         traceback.clear_frames(error.__traceback__)
         failures.errors.append(error)
     del task  # whoever waits may go on when the memory that it held is free

@@ -69,13 +69,15 @@ def refuse(me: Member, error: Exception) -> Flow[None]:
     me.excuse = failure = _failure(me, error)
     try:
         plan = yield from find_plan(me)
+        me.excuse = failure
+        if plan.failure is None:
+            yield from object_to(plan, failure, me)
+        else:
+            yield from join(plan, me)
     except AbandonedError as told:
         raise told.failure.error(me.url) from None
-    me.excuse = failure
-    if plan.failure is None:
-        yield from object_to(plan, failure, me)
-    else:
-        yield from join(plan, me)
+    except SupersededError:
+        return
 
 
 def _failure(me: Member, error: Exception) -> Failure:

@@ -278,7 +278,7 @@ def await_outcome(plan: Plan, member: Member, *, took: float) -> Flow[None]:
     raise UnknownOutcomeError(
         f"Cannot tell whether {member.url}/{plan.path} was saved: worker {member.workers.rank} has done its part, and "
         f"the leader has not told within {patience:.0f} seconds what became of it. Read the state again later: it "
-        "lists the checkpoint or does not.",
+        "lists the checkpoint or does not. Or restart the job: restore_or_initialize() takes it if it is there.",
         path=member.url,
     ) from failure
 

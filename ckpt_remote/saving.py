@@ -14,6 +14,7 @@ import dataclasses
 import inspect
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ import tensorflow as tf
 
 from ckpt_remote.background import Background
 from ckpt_remote.crew import Crew
+from ckpt_remote.errors import CheckpointError
 from ckpt_remote.numbering import Interval, SaveCounter, as_integer
 from ckpt_remote.progress import Saved, emit
 from ckpt_remote.tap import Snapshot, capture
@@ -161,7 +163,7 @@ class Saving:
         return self._full(begun.path)
 
     def _fail(self, path: str, error: Exception) -> None:
-        with self._others_told(path):
+        with self._said_later(path), self._others_told(path):
             raise error
 
     def _finish(self, begun: "_Begun", *, stall: float | None = None) -> str:
@@ -176,7 +178,21 @@ class Saving:
         return self._full(path)
 
     def _finish_and_tell(self, begun: "_Begun", options: tf.train.CheckpointOptions | None) -> None:
-        _call_back(self._finish(begun, stall=begun.taken - begun.started), options)
+        with self._said_later(begun.path):
+            _call_back(self._finish(begun, stall=begun.taken - begun.started), options)
+
+    @contextlib.contextmanager
+    def _said_later(self, path: str) -> Iterator[None]:
+        """Says of what goes wrong which save it was: who reads it has called for another, or for none."""
+        try:
+            yield
+        except Exception as error:
+            text = f"This went wrong behind training, in the save of {self._full(path)} that an earlier call began."
+            if isinstance(error, CheckpointError):
+                error.args = (f"{error} {text}",)
+            elif sys.version_info >= (3, 11):  # a message of others is theirs
+                error.add_note(text)
+            raise
 
     @contextlib.contextmanager
     def _undone_if_it_fails(self, counted: "_Counted") -> Iterator[None]:

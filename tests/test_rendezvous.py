@@ -13,6 +13,7 @@ from support.places import read_all
 from ckpt_remote.ballot import Failure, Part, decode_part
 from ckpt_remote.commit import STATE
 from ckpt_remote.errors import ConflictError, CorruptError, StoreError, UnknownOutcomeError
+from ckpt_remote.follower import refuse
 from ckpt_remote.origin import new_attempt
 from ckpt_remote.patience import Progress
 from ckpt_remote.probe import PLAN
@@ -148,6 +149,21 @@ def test_a_claim_that_was_there_before_tells_nothing(world):
     world.claim(2)
 
     assert "IncompleteError" == failure_of(world, find_plan(member(epoch=2, session="5e55"))).kind
+
+
+def test_who_tells_of_its_failure_does_not_mind_that_the_plan_is_gone_by_then(world):
+    me = member(session="5e55")
+    world.show(plan(status="over", failure=Failure("StoreError", "no room")))
+
+    def remove(asked, perform):
+        if asked.verb == "put" and asked.keys[0].endswith("/join-1"):
+            world.remove(PLAN)
+        return perform()
+
+    world.hand = remove
+    world.run(refuse(me, ValueError("because")))
+
+    assert "Worker 1: because" == me.excuse.message
 
 
 def test_a_leader_of_another_session_has_taken_over(world):

@@ -377,11 +377,13 @@ def whole_or_rows(rank):
     return Rows(table, [[0, 3]]) if rank else Rows(table, [[0, 6]])
 
 
-@pytest.mark.parametrize("make", [overlapping, whole_or_rows])
-def test_parts_of_one_tensor_that_contradict_each_other_are_an_error(make):
+@pytest.mark.parametrize(
+    ("make", "text"), [(overlapping, "that overlap"), (whole_or_rows, "in parts 0 and 1 (parts are workers")]
+)
+def test_parts_of_one_tensor_that_contradict_each_other_are_an_error(make, text):
     team = Team(Place.in_memory(), [tf.train.Checkpoint(t=make(rank)) for rank in range(2)])
 
-    assert_nothing_came_of_it(team, team.save(), ValueError)
+    assert_nothing_came_of_it(team, team.save(), ValueError, text)
 
 
 def test_a_shard_that_is_gone_when_its_worker_votes_is_an_error_that_names_it(monkeypatch):
