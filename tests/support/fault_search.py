@@ -125,7 +125,7 @@ def stage(*, genuine: bool, attempts: int, generations: bool = False) -> Iterato
         "ckpt_remote.reader.run_all": _one_after_the_other,
     }
     if not genuine:
-        replaced["ckpt_remote.manager.capture"] = trained.capture
+        replaced["ckpt_remote.saving.capture"] = trained.capture
         replaced["ckpt_remote.checkpoint.local_device"] = lambda: "CPU:0"
         for module in ("commit", "reader"):
             replaced[f"ckpt_remote.{module}.decode_index"] = lambda data, **_: known_index(data)
