@@ -5,20 +5,15 @@
 One process, no network, no TensorFlow: the time is the library's alone. Each figure is the best of five.
 """
 
-import argparse
-import json
-import os
-import platform
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
+
+from report import headline, keep, parser
 
 from ckpt_remote.bundle import Entry, Header, Index, decode_index, encode_index, tensor_key
 
 SIZES = (1_000, 10_000, 100_000)
 REPEATS = 5
-VERSIONS = ("crc32c", "numpy", "cramjam")
 
 
 def model(entries: int) -> Index:
@@ -58,11 +53,8 @@ def measure(entries: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
-    arguments = parser.parse_args()
-    versions = {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}
-    print(", ".join(f"{name} {number}" for name, number in versions.items()) + f"; {os.cpu_count()} cores")
+    arguments = parser(__doc__).parse_args()
+    print(headline())
     print(f"{'entries':>8} {'index':>10} {'encode':>9} {'decode':>9} {'per entry':>16}")
     rows = []
     for entries in SIZES:
@@ -74,8 +66,7 @@ def main() -> None:
             f"{entries:>8,} {row['bytes'] / 1e6:>7.2f} MB {encode:>7.3f} s {decode:>7.3f} s {each:>16}",
             flush=True,
         )
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"versions": versions, "rows": rows}, indent=2) + "\n")
+    keep(arguments, rows=rows)
 
 
 if __name__ == "__main__":

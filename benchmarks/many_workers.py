@@ -10,21 +10,17 @@ that any worker's `save()` took; all return when the checkpoint is visible. Requ
 Then the work that the leader alone has: indexes of 100,000 tensors, in as many parts as there are workers, become one.
 """
 
-import argparse
-import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections import Counter
-from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import numpy as np
 import tensorflow as tf
+from report import headline, keep, parser
 from sink import sink
 from support.cluster import Cluster
 
@@ -33,7 +29,6 @@ from ckpt_remote.bundle import Entry, Header, Index, decode_index, encode_index,
 
 VARIABLES = 32
 TENSORS = 100_000
-VERSIONS = ("tensorflow-cpu", "obstore", "numpy")
 
 worker = {}  # of each process: its manager
 
@@ -104,15 +99,13 @@ def merge_seconds(parts):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--megabytes", type=float, default=512.0, help="size of the model (default 512)")
-    parser.add_argument("--link", type=float, default=16.0, help="megabytes per second of each worker (default 16)")
-    parser.add_argument("--rounds", type=int, default=2, help="counted saves (default 2)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
-    arguments = parser.parse_args()
-    versions = {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}
-    print(", ".join(f"{name} {number}" for name, number in versions.items()) + f"; {os.cpu_count()} cores")
+    wanted = parser(__doc__)
+    wanted.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4, 8])
+    wanted.add_argument("--megabytes", type=float, default=512.0, help="size of the model (default 512)")
+    wanted.add_argument("--link", type=float, default=16.0, help="megabytes per second of each worker (default 16)")
+    wanted.add_argument("--rounds", type=int, default=2, help="counted saves (default 2)")
+    arguments = wanted.parse_args()
+    print(headline())
     print(f"{arguments.megabytes:g} MB, links of {arguments.link:g} MB/s, median of {arguments.rounds} saves")
     print(f"{'workers':>8} {'most':>8} {'speed-up':>9} {'of N':>6} {'moved':>9} {'even':>6} {'leader, other':>20}")
     rows = []
@@ -130,9 +123,7 @@ def main():
     merges = {str(parts): merge_seconds(parts) for parts in arguments.workers if parts > 1}
     for parts, seconds in merges.items():
         print(f"{parts:>8} parts, {TENSORS:,} tensors: merged in {seconds:.2f} s")
-    if arguments.json:
-        figures = {"versions": versions, "arguments": vars(arguments) | {"json": None}, "rows": rows, "merge": merges}
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    keep(arguments, rows=rows, merge=merges)
 
 
 if __name__ == "__main__":

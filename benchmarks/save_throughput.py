@@ -5,11 +5,6 @@ with the same number of requests in flight; `save` is `CheckpointManager.save`: 
 checkpoint before are in it. The server shares the machine, so look at the ratio, not at the rates.
 """
 
-import argparse
-import importlib.metadata
-import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -26,13 +21,13 @@ import numpy as np
 import obstore
 import tensorflow as tf
 from obstore.store import S3Store
+from report import headline, keep, parser
 from support import servers
 
 import ckpt_remote
 from ckpt_remote.plan import shard_size
 from ckpt_remote.upload import STREAMS
 
-PACKAGES = ("ckpt_remote", "tensorflow_cpu", "tensorflow", "obstore", "boto3", "numpy")
 BYTES_PER_VARIABLE = 64 * 2**20
 
 
@@ -127,12 +122,11 @@ def measure(server, variables, rounds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gigabytes", type=float, default=1.0, help="size of the model (default 1)")
-    parser.add_argument("--rounds", type=int, default=5, help="counted repetitions (default 5)")
-    parser.add_argument("--endpoint", help="an S3 endpoint to use instead of starting ministack")
-    parser.add_argument("--json", type=Path, help="write the figures there")
-    arguments = parser.parse_args()
+    wanted = parser(__doc__)
+    wanted.add_argument("--gigabytes", type=float, default=1.0, help="size of the model (default 1)")
+    wanted.add_argument("--rounds", type=int, default=5, help="counted repetitions (default 5)")
+    wanted.add_argument("--endpoint", help="an S3 endpoint to use instead of starting ministack")
+    arguments = wanted.parse_args()
     count = max(1, round(arguments.gigabytes * 1e9 / BYTES_PER_VARIABLE))
     generator = np.random.default_rng(0)
     variables = [tf.Variable(generator.random(BYTES_PER_VARIABLE // 4, dtype=np.float32)) for _ in range(count)]
@@ -140,28 +134,14 @@ def main():
         given = servers.S3Server("given", arguments.endpoint) if arguments.endpoint else None
         server = given or stack.enter_context(servers.ministack())
         rows = measure(server, variables, arguments.rounds)
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    about = {
-        "server": server.name,
-        "bytes": count * BYTES_PER_VARIABLE,
-        "streams": STREAMS,
-        "piece bytes": shard_size(count * BYTES_PER_VARIABLE),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **versions,
-    }
-    print("Save against raw PUT:", ", ".join(f"{name} {value}" for name, value in about.items()))
+    size = count * BYTES_PER_VARIABLE
+    print(headline())
+    print(f"{server.name}, {size / 1e6:.0f} MB in pieces of {shard_size(size) / 2**20:.0f} MiB, {STREAMS} in flight")
     for row in rows:
         print("  " + "   ".join(f"{name} {value:8.2f}" for name, value in row.items()))
     medians = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
     print("  median: " + "   ".join(f"{name} {value:.2f}" for name, value in medians.items()))
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"about": about, "rows": rows, "median": medians}, indent=2))
+    keep(arguments, server=server.name, bytes=size, streams=STREAMS, piece=shard_size(size), rows=rows, median=medians)
 
 
 if __name__ == "__main__":

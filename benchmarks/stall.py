@@ -11,15 +11,10 @@ all busy with training, so what an upload must compute in any case, training los
 of obstore putting the same bytes, as a part of the processor time of the steps between two saves. `beyond` is the rest.
 """
 
-import argparse
-import json
-import os
-import platform
 import statistics
 import sys
 import time
 import uuid
-from importlib.metadata import version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -29,6 +24,7 @@ import numpy as np
 import obstore
 import tensorflow as tf
 from obstore.store import S3Store
+from report import headline, keep, parser
 from sink import sink
 from support.cluster import Cluster
 
@@ -38,7 +34,6 @@ from ckpt_remote.plan import shard_size
 KINDS = {"none": None, "synchronous": False, "asynchronous": True}
 LAYERS = 8
 BATCH = 256
-VERSIONS = ("tensorflow-cpu", "keras", "obstore", "numpy")
 
 held = {}  # of the process that trains
 
@@ -129,15 +124,13 @@ def measure(arguments):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=float, default=256.0, help="variables and slots together (default 256)")
-    parser.add_argument("--link", type=float, default=200.0, help="megabytes per second to the server (default 200)")
-    parser.add_argument("--every", type=int, default=20, help="steps between two saves (default 20)")
-    parser.add_argument("--saves", type=int, default=5, help="saves of each kind and turn (default 5)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write the figures there")
-    arguments = parser.parse_args()
-    versions = {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}
-    print(", ".join(f"{name} {number}" for name, number in versions.items()) + f"; {os.cpu_count()} cores")
+    wanted = parser(__doc__)
+    wanted.add_argument("--megabytes", type=float, default=256.0, help="variables and slots together (default 256)")
+    wanted.add_argument("--link", type=float, default=200.0, help="megabytes per second to the server (default 200)")
+    wanted.add_argument("--every", type=int, default=20, help="steps between two saves (default 20)")
+    wanted.add_argument("--saves", type=int, default=5, help="saves of each kind and turn (default 5)")
+    arguments = wanted.parse_args()
+    print(headline())
     rows, size, raw = measure(arguments)
     print(f"{size / 1e6:.0f} MB a save, a link of {arguments.link:g} MB/s, a save each {arguments.every} steps")
     titles = ("mean step", 11), ("median", 9), ("99th", 9), ("save()", 9), ("lost", 7), ("upload", 7), ("beyond", 7)
@@ -156,9 +149,7 @@ def main():
             line += f" {statistics.median(row['stalls']) * 1e3:>6.1f} ms"
             line += "".join(f" {row[name]:>7.1%}" for name in ("lost", "upload", "beyond"))
         print(line)
-    if arguments.json:
-        figures = {"versions": versions, "arguments": vars(arguments) | {"json": None}, "bytes": size, "rows": rows}
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+    keep(arguments, bytes=size, rows=rows)
 
 
 if __name__ == "__main__":

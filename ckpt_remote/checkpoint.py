@@ -9,6 +9,7 @@
 """
 
 import errno
+import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from ckpt_remote.directory import Target
 from ckpt_remote.errors import CheckpointError, StoreError, UnsupportedError
 from ckpt_remote.flow import run
 from ckpt_remote.plan import Shard, plan_shards, shard_size
+from ckpt_remote.progress import Entered, Moved, Restored, emit
 from ckpt_remote.pull import local_device
 from ckpt_remote.reader import Stored, fetch, open_checkpoint, restrict
 from ckpt_remote.single_flight import fetch_once
@@ -74,7 +76,19 @@ def write(snapshot: Snapshot, store: Store, target: Target, *, retry: Retry) -> 
         )
     shards = _plan(snapshot)
     counts = target.counts(len(shards))
-    count, uploaded = upload_data(store, path, shards, attempt=attempt, counts=counts, retry=retry, exact=target.exact)
+    url = store.url_of(path)
+    emit(Entered(url=url, phase="write", size=snapshot.size))
+    count, uploaded = upload_data(
+        store,
+        path,
+        shards,
+        attempt=attempt,
+        counts=counts,
+        retry=retry,
+        exact=target.exact,
+        moved=lambda size: emit(Moved(url=url, phase="write", size=size)),
+    )
+    emit(Entered(url=url, phase="publish"))
     created = {**uploaded.created, **_write_files(snapshot, store, target, uploaded.created, retry)}
     files = tuple(suffix for suffix, _ in snapshot.files)
     write_id = attempt.write_id(index_name(path))
@@ -168,6 +182,7 @@ def restore(
         NotFoundError: There is no such checkpoint.
         CorruptError: It is damaged.
     """
+    started = time.perf_counter()
     stored = open_checkpoint(store, path)
     if existing_only:
         stored = restrict(stored, partial(_of_what_exists, checkpoint))
@@ -176,6 +191,7 @@ def restore(
     else:
         folder = _fetch(stored, Folder)
     try:
+        emit(Entered(url=stored.url, phase="assign"))
         prefix = folder.path / stored.path.rpartition("/")[2]
         held = _HeldOptions(options)
         status = checkpoint.restore(str(prefix), options=held)
@@ -190,6 +206,7 @@ def restore(
     else:
         folder.remove_with(held)
         _copies[checkpoint] = folder, frozenset(stored.index.entries)
+    emit(Restored(url=stored.url, size=stored.size, seconds=time.perf_counter() - started))
     return status
 
 

@@ -23,10 +23,12 @@ from typing_extensions import Self
 from ckpt_remote.checkpoint import restore
 from ckpt_remote.crew import crew_of
 from ckpt_remote.directory import Directory, Retention
-from ckpt_remote.errors import CorruptError, NotFoundError
+from ckpt_remote.display import show
+from ckpt_remote.errors import CheckpointError, CorruptError, NotFoundError
 from ckpt_remote.flow import Flow, run
 from ckpt_remote.numbering import Interval, as_integer
 from ckpt_remote.probe import CONTROL
+from ckpt_remote.progress import Failed, emit
 from ckpt_remote.recovery import restore_newest
 from ckpt_remote.saving import Saving
 from ckpt_remote.store import Retry, Store, open_store, split_url
@@ -128,6 +130,7 @@ class CheckpointManager(tf.train.CheckpointManager):
         self._store = self._open(self._url)
         self._retry = Retry(dataclasses.replace(self._store.policy, deadline=_PATIENCE))
         self._store.url_of(f"{checkpoint_name}-1")  # a name that no object can have is refused now, not after an upload
+        show()
         self._known = Directory(self._store.url, (self._url,))
         self._workers = workers
         self._crew = crew_of(
@@ -139,7 +142,7 @@ class CheckpointManager(tf.train.CheckpointManager):
             retention=Retention(max_to_keep=max_to_keep, keep_checkpoint_every_n_hours=keep_checkpoint_every_n_hours),
         )
         self._saving = Saving(
-            checkpoint, self._crew, self._interval, asynchronous=asynchronous, url=self._store.url, full=self._full
+            checkpoint, self._crew, self._interval, asynchronous=asynchronous, store=self._store, full=self._full
         )
         self._refresh()
 
@@ -370,8 +373,10 @@ class CheckpointManager(tf.train.CheckpointManager):
             return restore(
                 self._target, store, path, options, shared=self._workers.size > 1, existing_only=existing_only
             )
-        except NotFoundError as error:
-            if store is not self._store or path not in self._known.newest_first:
+        except CheckpointError as error:
+            emit(Failed(url=store.url_of(path), action="restore", error=str(error)))
+            is_listed = store is self._store and path in self._known.newest_first
+            if not (isinstance(error, NotFoundError) and is_listed):
                 raise
             raise CorruptError(
                 f"{self._full(path)} is damaged: the state lists it, but its index, {path}.index, is gone. Restore an "

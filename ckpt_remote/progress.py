@@ -1,21 +1,74 @@
 """What happened, as values, and who wants to know.
 
     with listen(print):
-        manager.save()      # Repeated(...), Saved(...), ...
+        manager.save()      # Entered(...), Moved(...), Repeated(...), Saved(...), ...
 
 Promises: events are frozen and hold no credential; listeners are called in the thread where it happened, after it
 happened; one that fails is logged and does not disturb the save. Nothing here decides anything.
+
+What shows events to people is `display`, what hands them to dashboards `dashboards`.
 """
 
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
-__all__ = ["Collected", "Event", "FellBack", "Repeated", "Saved", "emit", "listen"]
+__all__ = [
+    "Collected",
+    "Entered",
+    "Event",
+    "Failed",
+    "FellBack",
+    "Listener",
+    "Moved",
+    "Phase",
+    "Repeated",
+    "Restored",
+    "Saved",
+    "emit",
+    "hear",
+    "listen",
+]
 
 _log = logging.getLogger(__name__)
+
+
+Phase: TypeAlias = Literal["take", "write", "wait", "publish", "fetch", "check", "assign"]
+"""What a save does: take the values, write the data, wait for other workers, publish the checkpoint. What a restore
+does: fetch the data, check them, assign the values.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entered:
+    """A save or a restore has begun the next thing that it does.
+
+    Attributes:
+        url: The checkpoint.
+        phase: What it does now.
+        size: Bytes that are to be moved by it; 0 if it moves none.
+    """
+
+    url: str
+    phase: Phase
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """Some more bytes of a phase are done: durable, fetched, or checked.
+
+    Attributes:
+        url: The checkpoint.
+        phase: Of which.
+        size: How many more.
+    """
+
+    url: str
+    phase: Phase
+    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +104,36 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """A checkpoint is restored, as far as there are objects for it by now.
+
+    Attributes:
+        url: Which.
+        size: Bytes of data that were needed.
+        seconds: How long it took.
+    """
+
+    url: str
+    size: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A save or a restore has failed.
+
+    Attributes:
+        url: The checkpoint.
+        action: Which of them.
+        error: What went wrong, as people read it.
+    """
+
+    url: str
+    action: Literal["save", "restore"]
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FellBack:
     """A damaged checkpoint was passed over.
 
@@ -76,17 +159,23 @@ class Collected:
     keys: tuple[str, ...]
 
 
-Event: TypeAlias = Repeated | Saved | FellBack | Collected
+Event: TypeAlias = Entered | Moved | Repeated | Saved | Restored | Failed | FellBack | Collected
 Listener: TypeAlias = Callable[[Event], object]
 
 _listeners: tuple[Listener, ...] = ()
 
 
+def hear(listener: Listener) -> None:
+    """Calls `listener` with every event of this process from now on."""
+    global _listeners  # noqa: PLW0603 - the one list of who listens; replaced whole, so that no lock is needed to read it
+    _listeners = (*_listeners, listener)
+
+
 @contextlib.contextmanager
 def listen(listener: Listener) -> Iterator[None]:
     """Calls `listener` with every event of this process until the block ends."""
-    global _listeners  # noqa: PLW0603 - the one list of who listens; replaced whole, so that no lock is needed to read it
-    _listeners = (*_listeners, listener)
+    global _listeners  # noqa: PLW0603 - as above
+    hear(listener)
     try:
         yield
     finally:

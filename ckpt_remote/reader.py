@@ -38,15 +38,16 @@ from ckpt_remote.bundle import (
 )
 from ckpt_remote.errors import CorruptError, NotFoundError
 from ckpt_remote.parallel import run_all
+from ckpt_remote.progress import Entered, Moved, emit
 from ckpt_remote.store import Store
 
-__all__ = ["Stored", "fetch", "open_checkpoint", "restrict"]
+__all__ = ["RANGE", "STREAMS", "Stored", "fetch", "open_checkpoint", "restrict"]
 
 _GRAPH = tensor_key(OBJECT_GRAPH)
 # Bytes that nobody wants are fetched along rather than pay for another request.
 _GAP = 256 * 2**10
-_RANGE = 8 * 2**20
-_STREAMS = 16
+RANGE = 8 * 2**20
+STREAMS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -156,11 +157,12 @@ def fetch(stored: Stored, folder: Path) -> Path:
     local = {key: folder / key.rpartition("/")[2] for key in needed}
     # The end of every object first: an index that promises more than is there costs neither time nor space.
     ends = {key: _end_of(spans[-1]) for key, spans in needed.items()}
-    _all(partial(_fetch_range, stored.store, key, end, local[key]) for key, end in ends.items())
+    emit(Entered(url=stored.url, phase="fetch", size=stored.size))
+    _all(partial(_fetch_range, stored, key, end, local[key]) for key, end in ends.items())
     for key, spans in needed.items():
         _allocate(local[key], spans)
     rest = (
-        partial(_fetch_range, stored.store, key, piece, local[key])
+        partial(_fetch_range, stored, key, piece, local[key])
         for key, spans in needed.items()
         for piece in _cut(spans, ends[key].start)
     )
@@ -169,7 +171,8 @@ def fetch(stored: Stored, folder: Path) -> Path:
         for key in stored.files
     )
     _all((*rest, *files))
-    _all(partial(_verify_shard, *shard) for shard in _shards(stored, folder))
+    emit(Entered(url=stored.url, phase="check", size=stored.size))
+    _all(partial(_verify_shard, stored, *shard) for shard in _shards(stored, folder))
     if stored.graph is not None:
         host, data = stored.graph
         with (folder / host.rpartition("/")[2]).open("ab") as file:
@@ -190,15 +193,15 @@ def _joined(spans: list[tuple[int, int]]) -> list[range]:
 
 def _end_of(span: range) -> range:
     """Its last piece that one request asks for."""
-    return range(span.start + max(0, span.stop - span.start - 1) // _RANGE * _RANGE, span.stop)
+    return range(span.start + max(0, span.stop - span.start - 1) // RANGE * RANGE, span.stop)
 
 
 def _cut(spans: Sequence[range], end: int) -> Iterator[range]:
     """The pieces before `end` that one request each asks for."""
     for span in spans:
         stop = min(span.stop, end)
-        for start in range(span.start, stop, _RANGE):
-            yield range(start, min(start + _RANGE, stop))
+        for start in range(span.start, stop, RANGE):
+            yield range(start, min(start + RANGE, stop))
 
 
 def _name(key: bytes) -> str:
@@ -218,7 +221,7 @@ def _read_graph(stored: Stored, entry: Entry) -> bytes:
 
 
 def _all(tasks: Iterable[Callable[[], None]]) -> None:
-    run_all(list(tasks), threads=_STREAMS, name="ckpt_remote-fetch")
+    run_all(list(tasks), threads=STREAMS, name="ckpt_remote-fetch")
 
 
 def _read_range(store: Store, key: str, span: range) -> Buffer:
@@ -228,8 +231,8 @@ def _read_range(store: Store, key: str, span: range) -> Buffer:
         raise _missing(store.url_of(key)) from error
 
 
-def _fetch_range(store: Store, key: str, span: range, local: Path) -> None:
-    data, start = _read_range(store, key, span), span.start
+def _fetch_range(stored: Stored, key: str, span: range, local: Path) -> None:
+    data, start = _read_range(stored.store, key, span), span.start
     file = os.open(local, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         view = byte_view(data)
@@ -238,6 +241,7 @@ def _fetch_range(store: Store, key: str, span: range, local: Path) -> None:
             view, start = view[written:], start + written
     finally:
         os.close(file)
+    emit(Moved(url=stored.url, phase="fetch", size=len(span)))
 
 
 def _allocate(local: Path, spans: Sequence[range]) -> None:
@@ -271,7 +275,7 @@ def _shards(stored: Stored, folder: Path) -> Iterator[tuple[Path, list[tuple[byt
         yield folder / name.rpartition("/")[2], entries, stored.store.url_of(name)
 
 
-def _verify_shard(local: Path, entries: Sequence[tuple[bytes, Entry]], url: str) -> None:
+def _verify_shard(stored: Stored, local: Path, entries: Sequence[tuple[bytes, Entry]], url: str) -> None:
     with local.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if size else memoryview(b"")
@@ -282,3 +286,4 @@ def _verify_shard(local: Path, entries: Sequence[tuple[bytes, Entry]], url: str)
                 "checksum; nothing was restored. Restore an older checkpoint.",
                 path=url,
             )
+    emit(Moved(url=stored.url, phase="check", size=sum(entry.size for _, entry in entries)))

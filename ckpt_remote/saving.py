@@ -27,7 +27,8 @@ from ckpt_remote.background import Background
 from ckpt_remote.crew import Crew
 from ckpt_remote.errors import CheckpointError
 from ckpt_remote.numbering import Interval, SaveCounter, as_integer
-from ckpt_remote.progress import Saved, emit
+from ckpt_remote.progress import Entered, Failed, Saved, emit
+from ckpt_remote.store import Store
 from ckpt_remote.tap import Snapshot, capture
 
 __all__ = ["Saving"]
@@ -43,7 +44,7 @@ class Saving:
         crew: How.
         interval: How often at most.
         asynchronous: Whether training goes on meanwhile; with "skip" a save that is due then is left out.
-        url: The directory, for messages.
+        store: The directory, for messages.
         full: The URL of a path, as callers get it.
     """
 
@@ -54,7 +55,7 @@ class Saving:
         interval: Interval,
         *,
         asynchronous: bool | Literal["skip"],
-        url: str,
+        store: Store,
         full: Callable[[str], str],
     ) -> None:
         self._checkpoint = checkpoint
@@ -62,10 +63,10 @@ class Saving:
         self._interval = interval
         self._counter = SaveCounter(checkpoint)
         self._asynchronous = asynchronous
-        self._url = url
+        self._store = store
         self._full = full
         self._lock = os.getpid(), threading.Lock()
-        self._background = Background(f"saving to {url}")
+        self._background = Background(f"saving to {store.url}")
 
     def save(
         self, number: Any | None, options: tf.train.CheckpointOptions | None, *, check_interval: bool
@@ -131,11 +132,13 @@ class Saving:
     def _take(self, counted: "_Counted", number: Any | None, options: tf.train.CheckpointOptions | None) -> "_Begun":
         """Takes the values."""
         started = time.perf_counter()
-        with self._undone_if_it_fails(counted):
+        with self._undone_if_it_fails(counted, counted.path):
             if options is not None and not isinstance(options, tf.train.CheckpointOptions):
                 raise TypeError(f"options are tf.train.CheckpointOptions, not {options!r}.")
             given = None if number is None else as_integer(number)
-            path = counted.path if given is None else f"{self._crew.name}-{given}"
+        path = counted.path if given is None else f"{self._crew.name}-{given}"
+        emit(Entered(url=self._store.url_of(path), phase="take"))
+        with self._undone_if_it_fails(counted, path):
             # Before anything else: all workers take part in reading what is spread over them.
             snapshot = capture(self._checkpoint, path.rpartition("/")[2], options)
         return _Begun(
@@ -158,7 +161,7 @@ class Saving:
             # The others learn of it at their next save. So does this worker: what all do then, they do at one step.
             self._background.start(partial(self._fail, counted.path, error))
             return self._full(counted.path)
-        with self._undone_if_it_fails(counted), self._others_told(begun.path):
+        with self._undone_if_it_fails(counted, begun.path), self._others_told(begun.path):
             self._background.start(partial(self._finish_and_tell, begun, options))
         return self._full(begun.path)
 
@@ -169,11 +172,12 @@ class Saving:
     def _finish(self, begun: "_Begun", *, stall: float | None = None) -> str:
         """Saves what was taken, and returns the URL; training waits unless `stall` says how long it has."""
         counter = begun.counted.number
-        with self._undone_if_it_fails(begun.counted):
+        with self._undone_if_it_fails(begun.counted, begun.path):
             path, size = self._crew.save(begun.path, begun.snapshot, counter=counter, number=begun.given)
         self._agree(counter)
         seconds = time.perf_counter() - begun.started
-        self._tell(Saved(url=self._full(path), size=size, seconds=seconds, stall=seconds if stall is None else stall))
+        stall = seconds if stall is None else stall
+        self._tell(Saved(url=self._store.url_of(path), size=size, seconds=seconds, stall=stall))
         self._clean_up()
         return self._full(path)
 
@@ -195,11 +199,12 @@ class Saving:
             raise
 
     @contextlib.contextmanager
-    def _undone_if_it_fails(self, counted: "_Counted") -> Iterator[None]:
+    def _undone_if_it_fails(self, counted: "_Counted", path: str) -> Iterator[None]:
         """After a failure the counter and the interval are as before, unless the checkpoint may be there."""
         try:
             yield
         except BaseException as error:
+            emit(Failed(url=self._store.url_of(path), action="save", error=str(error)))
             self._agree(counted.number)
             if not self._crew.may_have_landed(error):  # else its number and its step count as used
                 self._counter.rollback()
@@ -234,7 +239,7 @@ class Saving:
         try:
             self._crew.clean_up()
         except Exception:  # noqa: BLE001 - a foreign one must not hide that the checkpoint is there
-            _log.exception("What %s no longer lists could not be deleted, and will be tried again.", self._url)
+            _log.exception("What %s no longer lists could not be deleted, and will be tried again.", self._store.url)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

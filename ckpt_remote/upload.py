@@ -46,6 +46,10 @@ class Uploaded:
     created: Mapping[str, Version]
 
 
+def _nobody(_size: int) -> None:
+    """Whom it does not concern."""
+
+
 def create(key: str, buffers: Sequence[Buffer], attempt: Attempt) -> Flow[Version | None]:
     """Creates an object that ends with the attempt's seal.
 
@@ -86,6 +90,7 @@ class _Upload:
     attempt: Attempt
     retry: Retry
     exact: bool
+    moved: Callable[[int], object]
     created: dict[str, Version] = field(default_factory=dict)
 
     def shard(self, key: str, shard: Shard) -> tuple[int, ...]:
@@ -94,6 +99,7 @@ class _Upload:
         version = run(create(key, [tensor.data for tensor in shard], self.attempt), self.store, self.retry)
         if version is not None and self.exact:
             self.created[key] = version
+        self.moved(sum(tensor.size for tensor in shard))
         return checksums
 
 
@@ -107,6 +113,7 @@ def upload_shards(
     streams: int = STREAMS,
     exact: bool = True,
     check: Callable[[], None] | None = None,
+    moved: Callable[[int], object] = _nobody,
 ) -> Uploaded:
     """Creates one object for each shard.
 
@@ -119,12 +126,13 @@ def upload_shards(
         streams: How many requests are in flight at most.
         exact: Whether the store deletes only exactly what it is told to; if not, nothing is taken back.
         check: Asked now and then; what it raises ends the upload at once, though requests may still be under way.
+        moved: Told of the bytes of each shard when it is durable.
 
     Raises:
         ConflictError: An object of that name exists already. What this call created was deleted.
         StoreError: The store kept failing. What this call provably created was deleted.
     """
-    upload = _Upload(store, attempt, retry, exact)
+    upload = _Upload(store, attempt, retry, exact, moved)
     tasks = [partial(upload.shard, name(number), shard) for number, shard in enumerate(shards)]
     try:
         checksums = run_all(tasks, threads=streams, name="ckpt_remote-upload", check=check)
@@ -155,6 +163,7 @@ def upload_data(
     counts: Iterable[int],
     retry: Retry,
     exact: bool = True,
+    moved: Callable[[int], object] = _nobody,
 ) -> tuple[int, Uploaded]:
     """Uploads the data objects of a checkpoint.
 
@@ -168,6 +177,7 @@ def upload_data(
         attempt: Whose seal the objects get.
         counts: The counts to try, one after the other.
         exact: As for `upload_shards`.
+        moved: As for `upload_shards`.
         retry: How to repeat requests that a store fails to answer.
 
     Returns:
@@ -181,7 +191,7 @@ def upload_data(
     for count in counts:
         name = partial(_name, path, count)
         try:
-            return count, upload_shards(store, name, shards, attempt=attempt, retry=retry, exact=exact)
+            return count, upload_shards(store, name, shards, attempt=attempt, retry=retry, exact=exact, moved=moved)
         except ConflictError as error:
             conflict = error
     raise conflict or ValueError("there is no count to try")

@@ -16,9 +16,10 @@ LAYERS = [
     "spool", "origin", "boxes", "plan", "workers", "state", "retention", "succession", "flow", "upload", "commit",
     "probe", "garbage", "ownership", "collector", "directory", "layout", "ballot", "attendance", "verdicts", "member",
     "patience", "rendezvous", "roll_call", "share", "tally", "leader", "follower", "reader", "pull", "tap",
-    "checkpoint", "crew", "numbering", "background", "saving", "recovery", "manager", "__init__",
+    "checkpoint", "crew", "numbering", "background", "saving", "recovery", "display", "dashboards", "manager",
+    "__init__",
 ]  # fmt: skip
-TENSORFLOW = {"pull", "tap", "checkpoint", "numbering", "saving", "manager"}
+TENSORFLOW = {"pull", "tap", "checkpoint", "numbering", "saving", "dashboards", "manager"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

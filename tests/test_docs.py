@@ -7,24 +7,34 @@ import re
 import subprocess
 import sys
 import time
+import typing
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import opentelemetry.metrics
 import pytest
 import tensorflow as tf
 from support.servers import moto
 
 import ckpt_remote
+from ckpt_remote import progress
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = REPOSITORY / "README.md"
+PROGRESS = REPOSITORY / "docs" / "progress.md"
 SEVERAL_WORKERS = REPOSITORY / "docs" / "several-workers.md"
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 
 
 def blocks(document: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def first_column(document: Path, header: str) -> list[str]:
+    """The names in the first column of the table with that heading."""
+    table = document.read_text().split(f"| {header} |", 1)[1].split("\n\n", 1)[0]
+    return [name for row in table.splitlines()[2:] for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -168,3 +178,23 @@ def test_the_evaluator_sees_every_checkpoint_and_writes_nothing(tmp_path: Path) 
     exec(blocks(SEVERAL_WORKERS, "python")[3].replace("s3://my-bucket/run", url), names)  # noqa: S102 - ours
 
     assert evaluated == [0, 50, 100]
+
+
+def test_the_listeners_that_are_shown_hear_of_a_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    step = tf.Variable(5, dtype=tf.int64)
+    manager = ckpt_remote.CheckpointManager(tf.train.Checkpoint(step=step), "memory://bucket/run", None)
+    names = {"tf": tf, "opentelemetry": opentelemetry, "step": step, "manager": manager, "train": manager.save}
+    for block in blocks(PROGRESS, "python"):
+        exec(block, names)  # noqa: S102 - the documents are ours
+
+    assert list((tmp_path / "logs").glob("events.*"))
+    assert "Saved(url='memory://bucket/run/ckpt-3'" in capsys.readouterr().out
+    manager.close()
+
+
+def test_the_table_of_events_is_complete() -> None:
+    assert set(first_column(PROGRESS, "Event")) == {event.__name__ for event in typing.get_args(progress.Event)}
+    assert all(f"`{phase}`" in PROGRESS.read_text() for phase in typing.get_args(progress.Phase))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
@@ -14,7 +15,7 @@ from support.servers import free_port
 
 import ckpt_remote
 from ckpt_remote import ConflictError, CorruptError, NotFoundError, StoreError, UnknownOutcomeError, UnsupportedError
-from ckpt_remote.progress import FellBack, listen
+from ckpt_remote.progress import Entered, Failed, FellBack, Moved, Restored, Saved, listen
 
 
 @pytest.fixture
@@ -666,7 +667,7 @@ def test_where_no_checkpoint_is_whole_that_is_an_error_and_never_a_fresh_start(d
         manager.restore_or_initialize()
 
     assert ([0.0] * 4, before) == (value.numpy().tolist(), read_all(memory_place))
-    assert [f"{memory_place.url}/ckpt-2", None] == [event.tried_next for event in events]
+    assert [f"{memory_place.url}/ckpt-2", None] == [it.tried_next for it in events if isinstance(it, FellBack)]
 
 
 def test_after_a_fall_back_the_interval_counts_from_the_step_that_was_restored(memory_place, value):
@@ -717,7 +718,7 @@ def test_a_store_that_fails_is_no_damage(memory_place, value, monkeypatch):
     with listen(events.append), pytest.raises(StoreError, match="no answer"):
         manager.restore_or_initialize()
 
-    assert [] == events
+    assert [] == [event for event in events if isinstance(event, FellBack)]
 
 
 def test_a_missing_bucket_is_named(ministack, value):
@@ -745,6 +746,39 @@ def test_an_unreachable_endpoint_is_an_error_within_seconds(value):
 def test_an_unknown_scheme_is_unsupported(value):
     with pytest.raises(UnsupportedError, match="nosuchscheme"):
         make(Place("nosuchscheme://bucket/run"), value)
+
+
+def test_a_save_and_a_restore_say_what_they_do_phase_by_phase(place, value):
+    manager, heard = make(place, value), []
+    with listen(heard.append):
+        manager.save()
+        manager.restore()
+    entered = {event.phase: event.size for event in heard if isinstance(event, Entered)}
+    moved = Counter()
+    for event in heard:
+        if isinstance(event, Moved):
+            moved[event.phase] += event.size
+
+    assert ["take", "write", "publish", "fetch", "check", "assign"] == list(entered)
+    assert {phase: size for phase, size in entered.items() if size} == dict(moved)
+    assert min(moved.values()) >= value.numpy().nbytes
+    assert [Saved, Restored] == [type(event) for event in heard if not isinstance(event, Entered | Moved)]
+    assert {manager._store.url_of("ckpt-1")} == {event.url for event in heard}
+
+
+def test_what_fails_is_an_event_too(memory_place, value, monkeypatch):
+    manager, heard = make(memory_place, value), []
+    monkeypatch.setattr(manager._store.single, "put", mock.Mock(side_effect=StoreError("refused")))
+    with listen(heard.append):
+        with pytest.raises(StoreError):
+            manager.save(checkpoint_number=70)
+        with pytest.raises(NotFoundError):
+            manager.restore(f"{memory_place.url}/ckpt-9")
+
+    assert [
+        (f"{memory_place.url}/ckpt-70", "save", "refused"),
+        (f"{memory_place.url}/ckpt-9", "restore"),
+    ] == [(it.url, it.action, it.error)[: 3 if it.action == "save" else 2] for it in heard if isinstance(it, Failed)]
 
 
 def test_each_save_is_one_line_in_the_log(memory_place, value, caplog):

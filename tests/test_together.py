@@ -36,6 +36,7 @@ from ckpt_remote.ballot import decode_plan
 from ckpt_remote.directory import Directory
 from ckpt_remote.origin import SEAL_SIZE
 from ckpt_remote.probe import CONTROL, PLAN
+from ckpt_remote.progress import Entered, Moved, Saved, listen
 from ckpt_remote.store import open_store
 from ckpt_remote.tap import capture
 from ckpt_remote.workers import Workers
@@ -173,6 +174,19 @@ def test_what_many_save_is_what_one_would_have_saved(model):
     assert [[f"{many.url}/ckpt-{n}"] * len(crew) for n in (1, 2)] == outcomes
     assert values_of(one, manager.save()) == values_of(many, outcomes[0][0])
     assert values_of(one, manager.save()) == values_of(many, outcomes[1][0])
+
+
+def test_each_worker_says_what_it_does_phase_by_phase(where):
+    team, heard = Team(where, same(3)), []
+    with listen(heard.append):
+        team.save()
+    phases = Counter(event.phase for event in heard if isinstance(event, Entered))
+
+    assert {"take": 3, "write": 3, "wait": 3, "publish": 1} == phases
+    assert sum(it.size for it in heard if isinstance(it, Entered)) == sum(
+        it.size for it in heard if isinstance(it, Moved)
+    )
+    assert 3 == sum(isinstance(event, Saved) for event in heard)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
