@@ -4,8 +4,8 @@
 
 One process, one run, the two in turn: `raw` is obstore getting the same objects in the same ranges, with the same
 number of requests in flight, and forgetting them; `restore` is `CheckpointManager.restore` into variables that exist:
-fetched, checked, written to a local folder, and read back by TensorFlow. `fetch`, `check` and `assign` are the parts of
-that. The server shares the machine, so look at the ratio, not at the rates.
+fetched, checked, written to a local folder, and read back by TensorFlow. `fetch` and `assign` are the parts of that.
+The server shares the machine, so look at the ratio, not at the rates.
 """
 
 import statistics
@@ -25,8 +25,10 @@ from report import headline, keep, parser
 from support import servers
 
 import ckpt_remote
-from ckpt_remote import reader
+from ckpt_remote.copy import RANGE
 from ckpt_remote.progress import Entered, Restored, listen
+from ckpt_remote.reader import STREAMS, open_checkpoint
+from ckpt_remote.store import open_store
 
 BYTES_PER_VARIABLE = 64 * 2**20
 
@@ -76,8 +78,8 @@ def measure(server, gigabytes, rounds, piece, streams):
         checkpoint, f"s3://{bucket}/run", max_to_keep=1, storage_options=server.storage_options
     ) as manager:
         manager.save()
-        found = [it for batch in obstore.list(raw, prefix="run/ckpt-1.data-") for it in batch]
-        sizes = {it["path"]: it["size"] for it in found}
+        stored = open_checkpoint(open_store(f"s3://{bucket}/run", server.storage_options), "ckpt-1")
+        sizes = {f"run/{key}": spans[-1].stop for key, spans in stored.data.items()}
         for _ in range(rounds + 1):
             phases = Phases()
             before = raw_get(raw, sizes, piece, streams)
@@ -95,8 +97,8 @@ def main():
     wanted.add_argument("--gigabytes", type=float, default=1.0, help="size of the model (default 1)")
     wanted.add_argument("--rounds", type=int, default=5, help="counted repetitions (default 5)")
     wanted.add_argument("--endpoint", help="an S3 endpoint to use instead of starting ministack")
-    wanted.add_argument("--piece", type=int, default=reader.RANGE, help="bytes of a raw GET (default the library's)")
-    wanted.add_argument("--streams", type=int, default=reader.STREAMS, help="raw GETs in flight (default as many)")
+    wanted.add_argument("--piece", type=int, default=RANGE, help="bytes of a raw GET (default the library's)")
+    wanted.add_argument("--streams", type=int, default=STREAMS, help="raw GETs in flight (default as many)")
     arguments = wanted.parse_args()
     with ExitStack() as stack:
         given = servers.S3Server("given", arguments.endpoint) if arguments.endpoint else None

@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 # Seconds of work that are worth a bar; and between two lines in the log.
 _WORTH_A_BAR, _BETWEEN_LINES = 1.0, 30.0
-_DOING: dict[Phase, str] = {"write": "saving", "fetch": "fetching", "check": "checking"}
+_DOING: dict[Phase, str] = {"write": "saving", "fetch": "fetching"}
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]  # it takes a parameter for type checkers only

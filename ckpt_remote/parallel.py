@@ -2,12 +2,13 @@
 
 Promises: results come in the order of the tasks; the first failure calls off what has not begun, waits for what has,
 and is raised; Ctrl-C ends the wait at once, and what is under way then ends by itself, without keeping the
-process from exiting. Tasks must not rely on each other: there may be one thread.
+process from exiting. Tasks may rely on what comes before them, and on nothing else: there may be one thread.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
+from itertools import chain, islice
 from typing import Any, Generic, TypeVar
 
 __all__ = ["Beside", "run_all", "wait_for"]
@@ -54,12 +55,12 @@ class Beside(Generic[T]):
 
 
 def run_all(
-    tasks: Sequence[Callable[[], T]], *, threads: int, name: str, check: Callable[[], None] | None = None
+    tasks: Iterable[Callable[[], T]], *, threads: int, name: str, check: Callable[[], None] | None = None
 ) -> list[T]:
     """Performs all tasks and returns their results.
 
     Args:
-        tasks: What to do.
+        tasks: What to do; begun in this order.
         threads: How many run at a time, at most.
         name: What the threads are called, for people who look at them.
         check: Asked now and then; what it raises ends the wait at once, as Ctrl-C does.
@@ -67,14 +68,15 @@ def run_all(
     Raises:
         BaseException: What the first task to fail raised, or `check`.
     """
-    if len(tasks) <= 1 and check is None:
-        return [task() for task in tasks]
-    crew = _Crew(tasks)
-    count = min(threads, len(tasks))
+    following = iter(tasks)  # perhaps without end, as far as anybody knows before the first have run
+    first = list(islice(following, threads))
+    if len(first) <= 1 < threads and check is None:
+        return [task() for task in first]
+    crew = _Crew(chain(first, following))
     try:
-        for number in range(count):
+        for number in range(len(first)):
             threading.Thread(target=crew.work, name=f"{name}-{number}", daemon=True).start()
-        return crew.finish(count, check)
+        return crew.finish(len(first), check)
     except BaseException:  # Ctrl-C, which may come before the last thread has begun
         crew.call_off()
         raise
@@ -83,7 +85,7 @@ def run_all(
 class _Crew(Generic[T]):
     """Threads at work on a list of tasks."""
 
-    def __init__(self, tasks: Sequence[Callable[[], T]]) -> None:
+    def __init__(self, tasks: Iterable[Callable[[], T]]) -> None:
         self._changed = threading.Condition()
         self._todo: Iterator[tuple[int, Callable[[], T]]] = iter(enumerate(tasks))
         self._results: dict[int, T] = {}

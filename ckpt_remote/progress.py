@@ -35,9 +35,9 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 
-Phase: TypeAlias = Literal["take", "write", "wait", "publish", "fetch", "check", "assign"]
+Phase: TypeAlias = Literal["take", "write", "wait", "publish", "fetch", "assign"]
 """What a save does: take the values, write the data, wait for other workers, publish the checkpoint. What a restore
-does: fetch the data, check them, assign the values.
+does: fetch and check the data, assign the values.
 """
 
 
@@ -58,7 +58,7 @@ class Entered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """Some more bytes of a phase are done: durable, fetched, or checked.
+    """Some more bytes of a phase are done: durable, or fetched.
 
     Attributes:
         url: The checkpoint.

@@ -3,22 +3,19 @@
     open_checkpoint(store, path)      <path>.index, read whole and checked
     restrict(stored, restriction)     what a program has objects for, and nothing else
     fetch(stored, folder)
-    └── each data object in ranges, many at a time, written at their place in a local file
-        └── then the checksum of every tensor, from that file, before TensorFlow sees it
+    └── a Copy of each data object, all at the same time
 
 Promises: what `fetch` leaves in the folder is a complete checkpoint whose every tensor has passed its checksum, or it
 raises; memory is bounded by the ranges in flight. It needs no TensorFlow.
 """
 
-import mmap
-import os
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
-from ckpt_remote.buffers import Buffer, byte_view
 from ckpt_remote.bundle import (
     OBJECT_GRAPH,
     Entry,
@@ -29,24 +26,23 @@ from ckpt_remote.bundle import (
     encode_index,
     encode_strings,
     index_name,
-    is_intact,
     is_slice_key,
     owner_of,
     shard_name,
     tensor_key,
     tensor_name,
 )
+from ckpt_remote.copy import Copy, missing
 from ckpt_remote.errors import CorruptError, NotFoundError
 from ckpt_remote.parallel import run_all
 from ckpt_remote.progress import Entered, Moved, emit
 from ckpt_remote.store import Store
 
-__all__ = ["RANGE", "STREAMS", "Stored", "fetch", "open_checkpoint", "restrict"]
+__all__ = ["STREAMS", "Stored", "fetch", "open_checkpoint", "restrict"]
 
 _GRAPH = tensor_key(OBJECT_GRAPH)
 # Bytes that nobody wants are fetched along rather than pay for another request.
 _GAP = 256 * 2**10
-RANGE = 8 * 2**20
 STREAMS = 16
 
 
@@ -153,26 +149,16 @@ def fetch(stored: Stored, folder: Path) -> Path:
     """
     prefix = folder / stored.path.rpartition("/")[2]
     prefix.with_name(index_name(prefix.name)).write_bytes(stored.encoded)
-    needed = stored.data
-    local = {key: folder / key.rpartition("/")[2] for key in needed}
-    # The end of every object first: an index that promises more than is there costs neither time nor space.
-    ends = {key: _end_of(spans[-1]) for key, spans in needed.items()}
     emit(Entered(url=stored.url, phase="fetch", size=stored.size))
-    _all(partial(_fetch_range, stored, key, end, local[key]) for key, end in ends.items())
-    for key, spans in needed.items():
-        _allocate(local[key], spans)
-    rest = (
-        partial(_fetch_range, stored, key, piece, local[key])
-        for key, spans in needed.items()
-        for piece in _cut(spans, ends[key].start)
-    )
-    files = (
+    copies = list(_copies(stored, folder))
+    files = [
         partial(_fetch_file, stored.store, key, Path(f"{prefix}{key.removeprefix(stored.path)}"))
         for key in stored.files
+    ]
+    tasks: Iterator[Callable[[], None]] = chain(
+        (copy.begin for copy in copies), *(copy.pieces() for copy in copies), files
     )
-    _all((*rest, *files))
-    emit(Entered(url=stored.url, phase="check", size=stored.size))
-    _all(partial(_verify_shard, stored, *shard) for shard in _shards(stored, folder))
+    run_all(tasks, threads=STREAMS, name="ckpt_remote-fetch")
     if stored.graph is not None:
         host, data = stored.graph
         with (folder / host.rpartition("/")[2]).open("ab") as file:
@@ -191,19 +177,6 @@ def _joined(spans: list[tuple[int, int]]) -> list[range]:
     return joined
 
 
-def _end_of(span: range) -> range:
-    """Its last piece that one request asks for."""
-    return range(span.start + max(0, span.stop - span.start - 1) // RANGE * RANGE, span.stop)
-
-
-def _cut(spans: Sequence[range], end: int) -> Iterator[range]:
-    """The pieces before `end` that one request each asks for."""
-    for span in spans:
-        stop = min(span.stop, end)
-        for start in range(span.start, stop, RANGE):
-            yield range(start, min(start + RANGE, stop))
-
-
 def _name(key: bytes) -> str:
     return decode_slice_key(key)[0] if is_slice_key(key) else tensor_name(key)
 
@@ -211,45 +184,15 @@ def _name(key: bytes) -> str:
 def _read_graph(stored: Stored, entry: Entry) -> bytes:
     key = stored.shard(entry.shard)
     url = stored.store.url_of(key)
-    data = _read_range(stored.store, key, range(entry.offset, entry.offset + entry.size))
     try:
+        data = stored.store.read_range(key, entry.offset, entry.size)
         return decode_strings(data, 1, entry.crc32c)[0]
+    except NotFoundError as error:
+        raise missing(url) from error
     except CorruptError as error:
         raise CorruptError(
             f"{url} is damaged: {OBJECT_GRAPH!r}: {error}; nothing was restored. Restore an older checkpoint.", path=url
         ) from error
-
-
-def _all(tasks: Iterable[Callable[[], None]]) -> None:
-    run_all(list(tasks), threads=STREAMS, name="ckpt_remote-fetch")
-
-
-def _read_range(store: Store, key: str, span: range) -> Buffer:
-    try:
-        return store.read_range(key, span.start, span.stop - span.start)
-    except NotFoundError as error:
-        raise _missing(store.url_of(key)) from error
-
-
-def _fetch_range(stored: Stored, key: str, span: range, local: Path) -> None:
-    data, start = _read_range(stored.store, key, span), span.start
-    file = os.open(local, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        view = byte_view(data)
-        while view:
-            written = os.pwrite(file, view, start)
-            view, start = view[written:], start + written
-    finally:
-        os.close(file)
-    emit(Moved(url=stored.url, phase="fetch", size=len(span)))
-
-
-def _allocate(local: Path, spans: Sequence[range]) -> None:
-    """Takes the room now, so that a full disk or memory shows before the transfer and not in the middle."""
-    if hasattr(os, "posix_fallocate"):  # macOS has none
-        with local.open("r+b") as file:
-            for span in filter(None, spans):
-                os.posix_fallocate(file.fileno(), span.start, len(span))
 
 
 def _fetch_file(store: Store, key: str, local: Path) -> None:
@@ -257,33 +200,21 @@ def _fetch_file(store: Store, key: str, local: Path) -> None:
     try:
         local.write_bytes(store.read(key).data)
     except NotFoundError as error:
-        raise _missing(store.url_of(key)) from error
+        raise missing(store.url_of(key)) from error
 
 
-def _missing(url: str) -> CorruptError:
-    return CorruptError(f"{url} is missing, so the checkpoint is damaged. Restore an older one.", path=url)
-
-
-def _shards(stored: Stored, folder: Path) -> Iterator[tuple[Path, list[tuple[bytes, Entry]], str]]:
-    """Each data object's local copy, the entries in it, and its URL."""
-    shards: dict[int, list[tuple[bytes, Entry]]] = {}
-    for key, entry in stored.index.entries.items():
+def _copies(stored: Stored, folder: Path) -> Iterator[Copy]:
+    """The local copy of each data object that holds something."""
+    entries: dict[str, list[tuple[str, Entry]]] = defaultdict(list)
+    for tensor, entry in stored.index.entries.items():
         if not entry.slices:
-            shards.setdefault(entry.shard, []).append((key, entry))
-    for shard, entries in shards.items():
-        name = stored.shard(shard)
-        yield folder / name.rpartition("/")[2], entries, stored.store.url_of(name)
-
-
-def _verify_shard(stored: Stored, local: Path, entries: Sequence[tuple[bytes, Entry]], url: str) -> None:
-    with local.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if size else memoryview(b"")
-    for key, entry in entries:
-        if not is_intact(entry, content[entry.offset : entry.offset + entry.size]):
-            raise CorruptError(
-                f"{url} is damaged: {_name(key)!r}, its {entry.size} bytes from {entry.offset} on, fail their "
-                "checksum; nothing was restored. Restore an older checkpoint.",
-                path=url,
-            )
-    emit(Moved(url=stored.url, phase="check", size=sum(entry.size for _, entry in entries)))
+            entries[stored.shard(entry.shard)].append((_name(tensor), entry))
+    for key, spans in stored.data.items():
+        yield Copy(
+            store=stored.store,
+            key=key,
+            local=folder / key.rpartition("/")[2],
+            spans=spans,
+            entries=entries[key],
+            moved=lambda size: emit(Moved(url=stored.url, phase="fetch", size=size)),
+        )

@@ -15,7 +15,7 @@ LAYERS = [
     "errors", "progress", "buffers", "parallel", "locks", "bundle", "store", "textproto", "staging", "single_flight",
     "spool", "origin", "boxes", "plan", "workers", "state", "retention", "succession", "flow", "upload", "commit",
     "probe", "garbage", "ownership", "collector", "directory", "layout", "ballot", "attendance", "verdicts", "member",
-    "patience", "rendezvous", "roll_call", "share", "tally", "leader", "follower", "reader", "pull", "tap",
+    "patience", "rendezvous", "roll_call", "share", "tally", "leader", "follower", "copy", "reader", "pull", "tap",
     "checkpoint", "crew", "numbering", "background", "saving", "recovery", "display", "dashboards", "manager",
     "__init__",
 ]  # fmt: skip

@@ -44,3 +44,13 @@ def test_training_waits_less_for_saves_behind_it(tmp_path):
     waits = {kind: min(row["stalls"]) for kind, row in figures["rows"].items() if row["stalls"]}
 
     assert waits["asynchronous"] < 0.3 * waits["synchronous"]
+
+
+@pytest.mark.slow
+def test_a_restore_is_measured_phase_by_phase(tmp_path):
+    figures = run("restore_throughput.py", "--gigabytes", "0.1", "--rounds", "1", tmp_path=tmp_path)
+    [row] = figures["rows"]
+
+    assert 5e7 < figures["bytes"]
+    assert 0.0 < row["raw"]
+    assert row["fetch"] + row["assign"] < row["restore"] < row["fetch"] + row["assign"] + 5.0

@@ -159,9 +159,9 @@ def test_memory_that_others_have_filled_in_the_meantime_sends_the_copy_to_disk(m
         if full in local.parents:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ckpt_remote.reader._allocate", allocate)
+    monkeypatch.setattr("ckpt_remote.copy._allocate", allocate)
     manager.restore().assert_consumed()
-    monkeypatch.setattr("ckpt_remote.reader._allocate", mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left")))
+    monkeypatch.setattr("ckpt_remote.copy._allocate", mock.Mock(side_effect=OSError(errno.ENOSPC, "No space left")))
     with pytest.raises(StoreError, match="TMPDIR"):
         manager.restore()
 
