@@ -1,8 +1,10 @@
 """What every benchmark says of itself: on what it ran, and its figures as JSON.
 
-arguments = parser(__doc__).parse_args()
-print(headline())
-keep(arguments, rows=rows)
+    arguments = parser(__doc__).parse_args()
+    print(headline())
+    keep(arguments, rows=rows)
+
+It measures nothing.
 """
 
 import argparse

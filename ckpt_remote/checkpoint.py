@@ -24,7 +24,7 @@ from ckpt_remote.directory import Target
 from ckpt_remote.errors import CheckpointError, StoreError, UnsupportedError
 from ckpt_remote.flow import run
 from ckpt_remote.plan import Shard, plan_shards, shard_size
-from ckpt_remote.progress import Entered, Moved, Restored, emit
+from ckpt_remote.progress import Restored, emit, enter
 from ckpt_remote.pull import local_device
 from ckpt_remote.reader import Stored, fetch, open_checkpoint, restrict
 from ckpt_remote.single_flight import fetch_once
@@ -77,18 +77,11 @@ def write(snapshot: Snapshot, store: Store, target: Target, *, retry: Retry) -> 
     shards = _plan(snapshot)
     counts = target.counts(len(shards))
     url = store.url_of(path)
-    emit(Entered(url=url, phase="write", size=snapshot.size))
+    moved = enter(url, "write", snapshot.size)
     count, uploaded = upload_data(
-        store,
-        path,
-        shards,
-        attempt=attempt,
-        counts=counts,
-        retry=retry,
-        exact=target.exact,
-        moved=lambda size: emit(Moved(url=url, phase="write", size=size)),
+        store, path, shards, attempt=attempt, counts=counts, retry=retry, exact=target.exact, moved=moved
     )
-    emit(Entered(url=url, phase="publish"))
+    enter(url, "publish")
     created = {**uploaded.created, **_write_files(snapshot, store, target, uploaded.created, retry)}
     files = tuple(suffix for suffix, _ in snapshot.files)
     write_id = attempt.write_id(index_name(path))
@@ -191,7 +184,7 @@ def restore(
     else:
         folder = _fetch(stored, Folder)
     try:
-        emit(Entered(url=stored.url, phase="assign"))
+        enter(stored.url, "assign")
         prefix = folder.path / stored.path.rpartition("/")[2]
         held = _HeldOptions(options)
         status = checkpoint.restore(str(prefix), options=held)

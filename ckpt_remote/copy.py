@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ckpt_remote.buffers import byte_view
 from ckpt_remote.bundle import Entry, is_intact
 from ckpt_remote.errors import CorruptError, NotFoundError
+from ckpt_remote.spool import write_at
 from ckpt_remote.store import Store
 
 __all__ = ["RANGE", "Copy", "missing"]
@@ -76,7 +76,8 @@ class Copy:
     def _arrived(self) -> None:
         with self._lock:
             self._left -= 1
-        if not self._left:
+            is_whole = not self._left
+        if is_whole:
             self._check()
 
     @property
@@ -99,10 +100,7 @@ class Copy:
             raise missing(self.store.url_of(self.key)) from error
         file = os.open(self.local, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            view, start = byte_view(data), span.start
-            while view:
-                written = os.pwrite(file, view, start)
-                view, start = view[written:], start + written
+            write_at(file, span.start, data)
         finally:
             os.close(file)
         self.moved(len(span))

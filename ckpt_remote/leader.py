@@ -47,7 +47,7 @@ from ckpt_remote.origin import Attempt
 from ckpt_remote.patience import Progress
 from ckpt_remote.plan import Tensor
 from ckpt_remote.probe import PLAN
-from ckpt_remote.progress import Entered, emit
+from ckpt_remote.progress import enter
 from ckpt_remote.roll_call import await_joins, gather
 from ckpt_remote.share import Save, Share, Written, share_of
 from ckpt_remote.state import Retired
@@ -267,7 +267,7 @@ class _Attempts:
         return Index(Header(num_shards=1), index_entries([(tensor,)], [(checksum,)]))
 
     def _publish(self, plan: Plan, merged: Index, created: Mapping[str, Version], target: Target) -> Flow[int]:
-        emit(Entered(url=f"{self.me.url}/{plan.path}", phase="publish"))
+        enter(f"{self.me.url}/{plan.path}", "publish")
         write_id = plan.attempt.write_id(index_name(plan.path))
         used = merged.header.num_shards
         index = encode_index(Index(Header(num_shards=plan.of, write_id=write_id), merged.entries))

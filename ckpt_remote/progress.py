@@ -28,6 +28,7 @@ __all__ = [
     "Restored",
     "Saved",
     "emit",
+    "enter",
     "hear",
     "listen",
 ]
@@ -182,6 +183,12 @@ def listen(listener: Listener) -> Iterator[None]:
         remaining = list(_listeners)
         remaining.remove(listener)
         _listeners = tuple(remaining)
+
+
+def enter(url: str, phase: Phase, size: int = 0) -> Callable[[int], None]:
+    """Tells that a phase has begun, and returns what is to be told how many bytes of it are done."""
+    emit(Entered(url=url, phase=phase, size=size))
+    return lambda done: emit(Moved(url=url, phase=phase, size=done))
 
 
 def emit(event: Event) -> None:

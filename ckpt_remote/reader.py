@@ -35,7 +35,7 @@ from ckpt_remote.bundle import (
 from ckpt_remote.copy import Copy, missing
 from ckpt_remote.errors import CorruptError, NotFoundError
 from ckpt_remote.parallel import run_all
-from ckpt_remote.progress import Entered, Moved, emit
+from ckpt_remote.progress import enter
 from ckpt_remote.store import Store
 
 __all__ = ["STREAMS", "Stored", "fetch", "open_checkpoint", "restrict"]
@@ -149,8 +149,7 @@ def fetch(stored: Stored, folder: Path) -> Path:
     """
     prefix = folder / stored.path.rpartition("/")[2]
     prefix.with_name(index_name(prefix.name)).write_bytes(stored.encoded)
-    emit(Entered(url=stored.url, phase="fetch", size=stored.size))
-    copies = list(_copies(stored, folder))
+    copies = list(_copies(stored, folder, enter(stored.url, "fetch", stored.size)))
     files = [
         partial(_fetch_file, stored.store, key, Path(f"{prefix}{key.removeprefix(stored.path)}"))
         for key in stored.files
@@ -203,7 +202,7 @@ def _fetch_file(store: Store, key: str, local: Path) -> None:
         raise missing(store.url_of(key)) from error
 
 
-def _copies(stored: Stored, folder: Path) -> Iterator[Copy]:
+def _copies(stored: Stored, folder: Path, moved: Callable[[int], object]) -> Iterator[Copy]:
     """The local copy of each data object that holds something."""
     entries: dict[str, list[tuple[str, Entry]]] = defaultdict(list)
     for tensor, entry in stored.index.entries.items():
@@ -216,5 +215,5 @@ def _copies(stored: Stored, folder: Path) -> Iterator[Copy]:
             local=folder / key.rpartition("/")[2],
             spans=spans,
             entries=entries[key],
-            moved=lambda size: emit(Moved(url=stored.url, phase="fetch", size=size)),
+            moved=moved,
         )

@@ -27,7 +27,7 @@ from ckpt_remote.background import Background
 from ckpt_remote.crew import Crew
 from ckpt_remote.errors import CheckpointError
 from ckpt_remote.numbering import Interval, SaveCounter, as_integer
-from ckpt_remote.progress import Entered, Failed, Saved, emit
+from ckpt_remote.progress import Failed, Saved, emit, enter
 from ckpt_remote.store import Store
 from ckpt_remote.tap import Snapshot, capture
 
@@ -137,7 +137,7 @@ class Saving:
                 raise TypeError(f"options are tf.train.CheckpointOptions, not {options!r}.")
             given = None if number is None else as_integer(number)
         path = counted.path if given is None else f"{self._crew.name}-{given}"
-        emit(Entered(url=self._store.url_of(path), phase="take"))
+        enter(self._store.url_of(path), "take")
         with self._undone_if_it_fails(counted, path):
             # Before anything else: all workers take part in reading what is spread over them.
             snapshot = capture(self._checkpoint, path.rpartition("/")[2], options)

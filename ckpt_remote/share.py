@@ -24,7 +24,7 @@ from ckpt_remote.origin import Attempt
 from ckpt_remote.parallel import Beside, run_all
 from ckpt_remote.patience import Progress
 from ckpt_remote.plan import Shard, Tensor
-from ckpt_remote.progress import Entered, Moved, emit
+from ckpt_remote.progress import enter
 from ckpt_remote.store import Retry, Store
 from ckpt_remote.upload import Uploaded, upload_shards, withdraw
 
@@ -150,7 +150,7 @@ def write_share(
     try:
         other = Beside(lambda: run(beside(progress), store, awake), name="ckpt_remote-beside")
         compared = Beside(compare, name="ckpt_remote-compare")
-        emit(Entered(url=url, phase="write", size=sum(tensor.size for shard in share.shards for tensor in shard)))
+        moved = enter(url, "write", sum(tensor.size for shard in share.shards for tensor in shard))
         uploaded = upload_shards(
             store,
             share.name,
@@ -159,7 +159,7 @@ def write_share(
             retry=retry,
             exact=share.exact,
             check=other.check,
-            moved=lambda size: emit(Moved(url=url, phase="write", size=size)),
+            moved=moved,
         )
     except BaseException:
         progress.call_off()
@@ -167,7 +167,7 @@ def write_share(
     try:
         checksums = compared.result()
         progress.finish(time.monotonic() - start)
-        emit(Entered(url=url, phase="wait"))
+        enter(url, "wait")
         result = other.result()
     except BaseException as error:
         progress.call_off()

@@ -15,7 +15,7 @@ import weakref
 from ckpt_remote.buffers import Buffer, byte_view
 from ckpt_remote.errors import StoreError
 
-__all__ = ["Spool"]
+__all__ = ["Spool", "write_at"]
 
 
 class Spool:
@@ -53,13 +53,18 @@ class Spool:
         Raises:
             StoreError: The file system failed.
         """
-        left = byte_view(data)
         try:
-            while left:
-                written = os.pwrite(self._descriptor, left, offset)
-                left, offset = left[written:], offset + written
+            write_at(self._descriptor, offset, data)
         except OSError as error:
             raise _failure(self._size, error) from error
+
+
+def write_at(descriptor: int, offset: int, data: Buffer) -> None:
+    """Writes all of `data` into a file at `offset`. Threads may do so at the same time."""
+    left = byte_view(data)
+    while left:
+        written = os.pwrite(descriptor, left, offset)
+        left, offset = left[written:], offset + written
 
 
 def _failure(size: int, error: OSError) -> StoreError:
